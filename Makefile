@@ -49,8 +49,8 @@ type: ## mypy --strict, then pyright in strict mode
 
 docs: ## build the site into .cache/site; a warning is an error
 	@$(SETUP) checks
-	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
-	@$(BIN)/towncrier build --draft --version next >/dev/null
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
+	@$(BIN)/towncrier build --draft --version next >.cache/changelog.md 2>&1 || { cat .cache/changelog.md; exit 1; }
 	@echo "docs: .cache/site/index.html"
 
 examples: ## run README.md, every page under docs/ and every example

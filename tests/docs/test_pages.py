@@ -1,0 +1,121 @@
+"""README.md and every page under docs/ do what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.page import OUTPUT, blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in ROOT.joinpath("docs").rglob("*.md") if "changelog.d" not in p.parts),
+]
+RUNNER = Path(__file__).with_name("page.py")
+LANGUAGES = {"python", "sh", "text", "json", "toml", "yaml", "mermaid"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def run(page: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(RUNNER), str(page)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.language == "python" for b in blocks(page))], ids=name
+)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    """Pasted from the top in a fresh process, with warnings as errors, it ends well."""
+    result = run(page, tmp_path)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_commands_of_a_page_exist(page: Path) -> None:
+    """A shell block holds make targets that there are, and nothing else."""
+    makefile = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.M))
+    for block in blocks(page):
+        if block.language != "sh":
+            continue
+        for line in filter(None, (text.partition("#")[0].strip() for text in block.text.splitlines())):
+            command = re.fullmatch(r"(?:[A-Z]+=\S+ )*make(?P<target> [a-z-]+)?(?: [A-Z]+=(?:\"[^\"]*\"|\S+))*", line)
+            assert command, f"{name(page)}:{block.line}: {line}"
+            assert (command["target"] or " help").strip() in targets, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_blocks_of_a_page_are_labelled(page: Path) -> None:
+    """A block without a known language would be neither run nor read."""
+    assert {block.language for block in blocks(page)} <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """Relative links name files that are there."""
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", text):
+        if not target.startswith(("https://", "http://", "mailto:")):
+            assert page.parent.joinpath(target).exists(), target
+
+
+GOOD = """
+```python
+import asyncio
+async def main() -> None:
+    print("main")
+asyncio.run(main())
+```
+
+```python
+value = await asyncio.sleep(0, 41)
+print(value + 1)
+```
+
+<!-- output -->
+```text
+42
+```
+"""
+
+
+def test_blocks_share_a_namespace_and_may_await(tmp_path: Path) -> None:
+    """What the tests above rely on: order, one namespace, top-level await, output compared."""
+    page = tmp_path / "page.md"
+    page.write_text(GOOD)
+    assert run(page, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("```python\nx = 1\n\nx.y\n```\n", 'page.md", line 4'),
+        ("```python\nprint(1)\n```\n" + OUTPUT + "\n```text\n2\n```\n", "but the page says"),
+        ("```python\nopen('f', 'w')\n```\n", "ResourceWarning"),
+    ],
+    ids=["raises", "prints something else", "warns"],
+)
+def test_a_wrong_page_is_noticed(tmp_path: Path, text: str, said: str) -> None:
+    """With the page's own line in the traceback."""
+    page = tmp_path / "page.md"
+    page.write_text(text)
+
+    result = run(page, tmp_path)
+
+    assert said in result.stderr

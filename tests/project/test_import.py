@@ -1,0 +1,92 @@
+"""Importing eventflow does nothing else: measured in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.project.source import modules
+
+# Nobody who only imports eventflow pays for these, or needs them installed.
+FOREIGN = {
+    "_pytest", "aio_pika", "aiokafka", "aiormq", "aiosqlite", "asyncpg", "click", "confluent_kafka",
+    "fastapi", "httpx", "hypothesis", "nats", "opentelemetry", "prometheus_client", "psycopg",
+    "pytest", "redis", "sqlite3", "starlette", "uvicorn", "uvloop", "watchdog",
+}  # fmt: skip
+PROBE = """
+import json, sys, threading
+events = []
+effects = ("socket.", "subprocess.", "os.fork", "os.posix_spawn", "os.system", "os.putenv",
+           "os.mkdir", "os.remove", "os.rename", "signal.", "_thread.start")
+def hook(event, args):
+    if event.startswith(effects) or (event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")):
+        events.append(f"{event} {args!r}")
+sys.addaudithook(hook)
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+import signal
+print(json.dumps({
+    "events": events,
+    "modules": sorted(sys.modules),
+    "threads": [thread.name for thread in threading.enumerate()],
+    "sigint": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+    "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+}))
+"""
+
+
+def observe(*names: str) -> dict[str, Any]:
+    """What is there, and what has happened, after importing these in a fresh process."""
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PROBE, *names],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    seen: dict[str, Any] = json.loads(result.stdout)
+    return seen
+
+
+def loaded(seen: dict[str, Any]) -> set[str]:
+    return {name.partition(".")[0] for name in seen["modules"]}
+
+
+@pytest.mark.fault("SEC-17")
+@pytest.mark.promise("1")
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["eventflow"], id="the root"),
+        pytest.param(
+            [m.name for m in modules() if not m.name.startswith("eventflow.testing")], id="all of it"
+        ),
+    ],
+)
+def test_importing_has_no_side_effects(names: list[str]) -> None:
+    """No socket, no child process, no thread, no file written, no signal handler, no output."""
+    seen = observe(*names)
+
+    assert seen["events"] == []
+    assert seen["threads"] == ["MainThread"]
+    assert seen["sigint"]
+    assert seen["sigterm"]
+    assert not loaded(seen) & FOREIGN
+
+
+@pytest.mark.fault("SEC-17")
+def test_the_root_loads_no_part_of_ours() -> None:
+    """``import eventflow`` alone loads nothing behind its names but what typing them needs."""
+    seen = observe("eventflow")
+
+    ours = {name for name in seen["modules"] if name.startswith("eventflow.")}
+    assert not {n for n in ours if n.startswith(("eventflow.cli", "eventflow.dashboard"))}
+    assert not {n for n in ours if n.startswith(("eventflow.brokers", "eventflow.testing"))}

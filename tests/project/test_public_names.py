@@ -1,0 +1,81 @@
+"""``__all__`` says what is public: all of it, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.project.source import Module, absolute, dotted, modules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# They are parts of signatures, which nobody imports.
+TYPE_PARAMETERS = ("TypeVar", "TypeVarTuple", "ParamSpec")
+PUBLIC = [module for module in modules() if module.is_public]
+
+
+def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Top-level statements, those under ``if`` and ``try`` too."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            yield from statements(node.body)
+            yield from statements(getattr(node, "orelse", []))
+            for handler in getattr(node, "handlers", []):
+                yield from statements(handler.body)
+        else:
+            yield node
+
+
+def bound(module: Module) -> Iterator[str]:
+    """Names that a module defines, and that a package takes up from its own modules."""
+    for node in statements(module.tree.body):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Assign(value=ast.Call(func=func)) if dotted(func).endswith(TYPE_PARAMETERS):
+                pass
+            case ast.Assign(targets=targets):
+                for target in targets:
+                    yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.ImportFrom() if module.is_package:
+                if absolute(module, node).partition(".")[0] == "eventflow":
+                    yield from (alias.asname or alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.name)
+def test_all_is_what_there_is(module: Module) -> None:
+    """Every name in ``__all__`` resolves, and every public name is in it."""
+    loaded = importlib.import_module(module.name)
+
+    listed = loaded.__all__
+
+    assert isinstance(listed, tuple)
+    assert len(listed) == len(set(listed))
+    for name in listed:
+        getattr(loaded, name)
+    submodules = {each.name.rpartition(".")[2] for each in modules()}
+    public = {name for name in bound(module) if not name.startswith("_")}
+    assert public - submodules == set(listed) - submodules
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.name)
+def test_a_public_module_says_what_it_is_for(module: Module) -> None:
+    """Each begins with a docstring, whose first line is a sentence."""
+    text = ast.get_docstring(module.tree)
+    assert text
+    assert text.splitlines()[0].endswith((".", "!", "?"))
+
+
+def test_a_name_that_is_not_there() -> None:
+    """A wrong name is an AttributeError that names it, and ``dir`` lists the right ones."""
+    eventflow = importlib.import_module("eventflow")
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        eventflow.no_such_name  # noqa: B018 - the access is the test
+    assert set(eventflow.__all__) <= set(dir(eventflow))

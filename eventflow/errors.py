@@ -19,6 +19,7 @@
     │   ├── DeadlockError (RuntimeError)      a call that could only wait for itself
     │   │   └── PublishDeadlockError          a publish that would close a cycle of full buffers
     │   └── ResourceError (RuntimeError)      a subscription's resource could not be opened
+    ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; it may have taken effect
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
     ├── Permanent                             raise it in a handler: do not retry
@@ -53,6 +54,7 @@ __all__ = (
     "NotInHandlerError",
     "Permanent",
     "PublishDeadlockError",
+    "PublishTimeoutError",
     "ResourceError",
     "RetryAfter",
     "WrongLoopError",
@@ -238,6 +240,26 @@ class ResourceError(BusError, RuntimeError):
         self.subscription = subscription
 
 
+class PublishTimeoutError(EventFlowError, TimeoutError):
+    """A publish did not end in time; it may have taken effect, or may still do.
+
+    Attributes:
+        topic: Topic of the event.
+        event_id: Id of the event.
+        waited_s: Seconds waited.
+    """
+
+    retriable = True
+
+    def __init__(
+        self, *args: object, topic: str = "", event_id: str = "", waited_s: float = 0.0
+    ) -> None:
+        super().__init__(*args)
+        self.topic = topic
+        self.event_id = event_id
+        self.waited_s = waited_s
+
+
 class HandlerTimeoutError(EventFlowError, TimeoutError):
     """An attempt at handling an event ran longer than the subscription's timeout.
 
@@ -274,5 +296,7 @@ class RetryAfter(EventFlowError):  # noqa: N818 - control flow, see the module's
     retriable = True
 
     def __init__(self, seconds: float = 0.0, *args: object) -> None:
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"RetryAfter takes seconds, 0 or more and finite, not {seconds!r}")
         super().__init__(seconds, *args)
         self.seconds = seconds

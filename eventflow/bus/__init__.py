@@ -1,0 +1,20 @@
+"""The in-process bus."""
+
+from eventflow.bus.bus import EventBus
+from eventflow.bus.listeners import Listeners
+from eventflow.bus.options import Overflow, StreamOptions, SubscribeOptions
+from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
+from eventflow.bus.stream import EventStream
+from eventflow.bus.subscription import Subscription
+
+__all__ = (
+    "BusStatistics",
+    "EventBus",
+    "EventStream",
+    "Listeners",
+    "Overflow",
+    "StreamOptions",
+    "SubscribeOptions",
+    "Subscription",
+    "SubscriptionStatistics",
+)

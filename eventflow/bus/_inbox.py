@@ -1,0 +1,341 @@
+"""The buffer of one subscription with its counts, and what happens when it is full.
+
+No tasks and no I/O: state changes in synchronous steps, so that the counts are exact at
+every moment. `EventBus.publish` appends to `queue` by itself where ``len(queue) < limit``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eventflow.bus._lanes import Lanes
+from eventflow.bus._reports import Reports, log
+from eventflow.bus.options import Options, Overflow
+from eventflow.bus.statistics import SubscriptionStatistics
+from eventflow.context import Envelope, event_of
+
+if TYPE_CHECKING:
+    from eventflow.bus._turns import Turn
+    from eventflow.context import Attempt
+    from eventflow.events import Event
+
+__all__ = ("Inbox", "Reader")
+
+ALWAYS_FULL = -1
+
+
+class Reader(Protocol):
+    """Who takes events out of an inbox: a worker, or a stream."""
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that runs now."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds an event that has not ended."""
+
+
+class _Latest:
+    """A place in the buffer of a ``KEEP_LATEST`` subscription."""
+
+    __slots__ = ("item", "key")
+
+    def __init__(self, key: Hashable, item: Event | Envelope) -> None:
+        self.key = key
+        self.item = item
+
+
+class Inbox:
+    """Up to ``capacity`` events that wait for one subscription.
+
+    Invariant: where publishers wait (`turns`), there is no room. So a publisher that finds
+    room jumps no queue.
+
+    Attributes:
+        name: Name of the subscription.
+        timeout: Seconds an attempt may take.
+        queue: Events not taken yet, oldest first.
+        limit: The length of `queue` at which there is no room.
+        idle: Futures of readers that wait for an event.
+        fresh: A reader was woken, or yielded, and has not run since.
+        turns: Publishers that wait for room, in turn.
+        readers: Workers, or the stream.
+        closed: Nothing is taken in any more.
+    """
+
+    __slots__ = (
+        "_latest",
+        "_reports",
+        "abandoned",
+        "cancelled",
+        "closed",
+        "dropped",
+        "failed",
+        "fresh",
+        "handled",
+        "idle",
+        "lanes",
+        "limit",
+        "name",
+        "offered",
+        "options",
+        "queue",
+        "readers",
+        "rejected",
+        "released",
+        "restarts",
+        "retried",
+        "timed_out",
+        "timeout",
+        "turns",
+        "watchers",
+    )
+
+    def __init__(self, name: str, options: Options, reports: Reports) -> None:
+        self.name = name
+        self.options = options
+        self.timeout = options.timeout
+        self.queue: deque[Any] = deque()
+        self.idle: list[asyncio.Future[None]] = []
+        self.fresh = True
+        self.turns: OrderedDict[Turn, None] | None = None
+        self.readers: set[Reader] = set()
+        self.watchers: list[asyncio.Future[None]] | None = None
+        self.closed = False
+        self.lanes = Lanes() if options.order_key is not None and options.concurrency > 1 else None
+        self._latest: dict[Hashable, _Latest] | None = (
+            {} if options.overflow is Overflow.KEEP_LATEST else None
+        )
+        self.limit = options.capacity if self._latest is None else ALWAYS_FULL
+        self._reports = reports
+        self.offered = self.handled = self.failed = self.dropped = self.rejected = 0
+        self.cancelled = self.released = self.abandoned = 0
+        self.timed_out = self.retried = self.restarts = 0
+
+    # Taking in
+
+    @property
+    def buffered(self) -> int:
+        """Events in the buffer."""
+        return len(self.queue) + (0 if self.lanes is None else len(self.lanes))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an event can be buffered without dropping another."""
+        return self.buffered < self.options.capacity
+
+    def append(self, item: Event | Envelope) -> None:
+        """Buffer an event, where there is room."""
+        self.offered += 1
+        self.queue.append(item)
+        self.wake()
+
+    def overflow(self, item: Event | Envelope) -> None:
+        """Offer an event to a subscription that drops: there is no room, or it keeps the latest."""
+        if self.closed:
+            return
+        if self._latest is not None:
+            self._keep_latest(item)
+        elif len(self.queue) < self.limit:
+            self.append(item)
+        elif self.options.overflow is Overflow.DROP_OLDEST:
+            self._drop(self._pop_oldest())
+            self.append(item)
+        else:
+            self.offered += 1
+            self._drop(item)
+
+    def would_drop(self, item: Event | Envelope) -> bool:
+        """Whether `overflow` would drop something for this event."""
+        if self._latest is None or not self.has_room:
+            return not self.has_room
+        try:
+            return self._latest_key(item) in self._latest
+        except Exception:
+            return False  # reported by `overflow`
+
+    def _latest_key(self, item: Event | Envelope) -> Hashable:
+        latest_key = self.options.latest_key
+        return None if latest_key is None else latest_key(event_of(item))
+
+    def _keep_latest(self, item: Event | Envelope) -> None:
+        assert self._latest is not None
+        try:
+            key = self._latest_key(item)
+            place = self._latest.get(key)
+        except Exception as exc:
+            self.offered += 1
+            self.key_failed(item, "latest_key", exc)
+            return
+        if place is not None:
+            self.offered += 1
+            self._drop(place.item)
+            place.item = item
+            return
+        if not self.has_room:
+            self._drop(self._pop_oldest())
+        place = self._latest[key] = _Latest(key, item)
+        self.offered += 1
+        self.queue.append(place)
+        self.wake()
+
+    def _pop_oldest(self) -> Event | Envelope:
+        if self.lanes:
+            entry = self.lanes.drop_oldest()
+            self._set_limit()
+        else:
+            entry = self.queue.popleft()
+        return self._unwrap(entry)
+
+    def _unwrap(self, entry: Any) -> Event | Envelope:
+        if self._latest is None:
+            return entry  # type: ignore[no-any-return]
+        self._latest.pop(entry.key, None)
+        return entry.item  # type: ignore[no-any-return]
+
+    def _drop(self, item: Event | Envelope) -> None:
+        self.dropped += 1
+        self._reports.add("events_dropped", item)
+
+    def reject(self, item: Event | Envelope) -> None:
+        """Count an event that its publisher gave up."""
+        self.offered += 1
+        self.rejected += 1
+        self._reports.add("events_rejected", item)
+
+    def wake(self) -> None:
+        """Let an idle reader run."""
+        idle = self.idle
+        while idle:
+            future = idle.pop()
+            if not future.done():
+                self.fresh = True
+                future.set_result(None)
+                return
+
+    # Taking out
+
+    def take(self) -> tuple[Hashable, Event | Envelope] | None:
+        """The next event that may start, with its key; ``None`` if there is none.
+
+        With lanes, the key is busy until `release`.
+        """
+        lanes = self.lanes
+        if lanes is None:
+            return (None, self._unwrap(self.queue.popleft())) if self.queue else None
+        try:
+            found = lanes.next_ready()
+            while found is None and self.queue:
+                entry = self.queue.popleft()
+                item = entry.item if self._latest is not None else entry
+                try:
+                    key = self.options.order_key(event_of(item))  # type: ignore[misc]
+                    if lanes.start(key, entry):
+                        found = (key, entry)
+                except Exception as exc:
+                    self.key_failed(self._unwrap(entry), "order_key", exc)
+        finally:
+            self._set_limit()
+        return None if found is None else (found[0], self._unwrap(found[1]))
+
+    def release(self, key: Hashable) -> None:
+        """The event taken with ``key`` has ended; the next of its key may start."""
+        if self.lanes is not None and self.lanes.release(key):
+            self.wake()
+
+    def _set_limit(self) -> None:
+        if self._latest is None and self.lanes is not None and not self.closed:
+            self.limit = self.options.capacity - len(self.lanes)
+
+    def admit(self) -> None:
+        """Give free places to the publishers that wait, in turn."""
+        turns = self.turns
+        while turns and len(self.queue) < self.limit:
+            turn, _ = turns.popitem(last=False)
+            self.append(turn.item)
+            turn.settle()
+
+    def key_failed(self, item: Event | Envelope, option: str, error: BaseException) -> None:
+        """Count an event as failed because the user's key function raised on it."""
+        self.failed += 1
+        event = event_of(item)
+        log.error(
+            "eventflow.key_failed",
+            error=error,
+            subscription=self.name,
+            option=option,
+            event_id=event.id,
+            topic=event.topic,
+        )
+
+    # The end
+
+    def close(self) -> None:
+        """Take nothing in any more, and let no publisher wait."""
+        self.closed = True
+        self.limit = ALWAYS_FULL
+
+    def release_all(self) -> None:
+        """Count what is still buffered as released, and log every id."""
+        left = [] if self.lanes is None else self.lanes.clear()
+        left += self.queue
+        self.queue.clear()
+        for entry in left:
+            self.released += 1
+            self._reports.add("events_released", self._unwrap(entry))
+        self._reports.flush()
+
+    # Looking at it
+
+    @property
+    def in_flight(self) -> int:
+        """Events being handled."""
+        return sum(reader.holds for reader in self.readers)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is buffered, in flight or waiting for room."""
+        return not (self.queue or self.lanes or self.turns or self.in_flight)
+
+    def went_idle(self) -> None:
+        """A reader found nothing to do."""
+        if self.watchers and self.is_idle:
+            watchers, self.watchers = self.watchers, None
+            for watcher in watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+
+    def watch_idle(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """A future that is done when the inbox has become idle."""
+        future: asyncio.Future[None] = loop.create_future()
+        if self.watchers is None:
+            self.watchers = []
+        self.watchers.append(future)
+        return future
+
+    def statistics(self) -> SubscriptionStatistics:
+        """The counts, now."""
+        return SubscriptionStatistics(
+            name=self.name,
+            offered=self.offered,
+            handled=self.handled,
+            failed=self.failed,
+            dropped=self.dropped,
+            rejected=self.rejected,
+            cancelled=self.cancelled,
+            released=self.released,
+            abandoned=self.abandoned,
+            buffered=self.buffered,
+            in_flight=self.in_flight,
+            waiting=len(self.turns) if self.turns else 0,
+            timed_out=self.timed_out,
+            retried=self.retried,
+            restarts=self.restarts,
+        )
+
+
+Inboxes = Sequence[Inbox]

@@ -1,0 +1,56 @@
+"""Log lines for events that a policy dropped: every id, but not a line for each."""
+
+from __future__ import annotations
+
+import asyncio
+
+from eventflow.context import Envelope, event_of
+from eventflow.events import Event
+from eventflow.logging import IDS_PER_LINE, EventLogger
+
+__all__ = ("Reports",)
+
+FLUSH_S = 1.0
+
+log = EventLogger("eventflow.bus")
+
+
+class Reports:
+    """Collects events by what happened to them; writes when 100 are there, or after 1 s."""
+
+    __slots__ = ("_bus", "_events", "_loop", "_subscription", "_timer")
+
+    def __init__(self, bus: str, subscription: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._bus = bus
+        self._subscription = subscription
+        self._loop = loop
+        self._events: dict[str, list[Event]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, what: str, item: Event | Envelope) -> None:
+        """Note that ``what`` happened to an event."""
+        events = self._events.setdefault(what, [])
+        events.append(event_of(item))
+        if len(events) >= IDS_PER_LINE:
+            self._write(what)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for what in list(self._events):
+            self._write(what)
+
+    def _write(self, what: str) -> None:
+        events = self._events.pop(what)
+        if log.enabled():
+            log.ids(
+                f"eventflow.{what}",
+                [event.id for event in events],
+                bus=self._bus,
+                subscription=self._subscription,
+                topics=sorted({event.topic or "" for event in events}),
+            )

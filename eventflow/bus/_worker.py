@@ -1,0 +1,421 @@
+"""A worker: the task that takes events out of an inbox and runs the handler on them.
+
+The loop in `Worker.run` is the hot path of the bus. What it does for every event: set the
+event's context variable, call the handler, compare the cancel count and the context, count.
+No task, scope, timer or lock is made per event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from eventflow.bus._reports import log
+from eventflow.context import Attempt, Envelope, current_attempt, event_of
+from eventflow.errors import HandlerTimeoutError
+from eventflow.failure import CallOnFailure
+from eventflow.lifecycle.attempt import AttemptGuard, clock_of
+from eventflow.lifecycle.callables import ensure_awaitable, is_async
+
+if TYPE_CHECKING:
+    from eventflow.bus._inbox import Inbox
+    from eventflow.events import Event
+    from eventflow.lifecycle.threads import Job, ThreadRunner
+
+__all__ = ("Handling", "Worker")
+
+SLICE_S = 0.005
+"""Time after which a worker that never waits lets others run."""
+
+Call = Callable[["Event"], Awaitable[object]]
+
+
+class Handling:
+    """How the events of one subscription are handled: what its workers share.
+
+    Attributes:
+        inbox: Where the events come from.
+        loop: The event loop.
+        cancel_grace: Seconds between a handler's first and second cancellation.
+        replace: Called by a worker whose context is used up, with its successor.
+    """
+
+    __slots__ = ("_handler", "_resource", "_threads", "cancel_grace", "inbox", "loop", "replace")
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        handler: Callable[..., Any],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        threads: ThreadRunner,
+        cancel_grace: float,
+        replace: Callable[[Worker, Worker], None],
+    ) -> None:
+        self.inbox = inbox
+        self.loop = loop
+        self.cancel_grace = cancel_grace
+        self.replace = replace
+        self._threads = threads
+        self._handler = handler
+        self._resource: tuple[object, ...] = ()
+
+    def use_resource(self, value: object) -> None:
+        """From now on, handlers get this as second argument."""
+        self._resource = (value,)
+
+    def call_for(self, worker: Worker) -> Call:
+        """How ``worker`` calls the handler with an event."""
+        handler, resource = self._handler, self._resource
+        if is_async(handler):
+            if not resource:
+                return handler
+            return lambda event: handler(event, *resource)  # type: ignore[no-any-return]
+        return lambda event: self._in_thread(worker, event)
+
+    async def _in_thread(self, worker: Worker, event: Event) -> None:
+        threads, inbox = self._threads, self.inbox
+        if not threads.has_room():
+            worker.paused = True  # the attempt has not begun yet
+            try:
+                await threads.wait_for_room()
+            finally:
+                worker.paused = False
+            assert worker.attempt is not None
+            item, _, number, _ = worker.attempt
+            worker.begin((item, inbox, number, worker.clock()))
+        job = worker.job = threads.start(inbox.name, self._handler, event, *self._resource)
+        while not job.ended.done():
+            try:
+                await asyncio.shield(job.ended)
+            except asyncio.CancelledError:
+                # Timed out: the attempt is over, its thread is not, and the worker will wait
+                # for it. At a stop the thread still has until the worker is given up.
+                if worker.fired or worker.abandoned:
+                    raise
+        worker.job = None
+        if job.error is not None:
+            raise job.error
+        if ensure_awaitable(job.result):
+            await job.result  # type: ignore[misc]
+
+
+class Worker(AttemptGuard):
+    """Runs the handler of one subscription on one event after another.
+
+    Attributes:
+        abandoned: The stop gave it up: its event is counted, it has to count nothing more.
+        replaced: Another worker has taken its place.
+        blocked_on: Inboxes in which its handler waits for room, while it does.
+        job: The thread that runs its handler, or still runs after a timeout.
+    """
+
+    __slots__ = (
+        "_call",
+        "_handling",
+        "_inbox",
+        "_key",
+        "_keyed",
+        "_takeover",
+        "abandoned",
+        "blocked_on",
+        "clock",
+        "job",
+        "replaced",
+    )
+
+    def __init__(
+        self, handling: Handling, takeover: tuple[Hashable, Event | Envelope, int] | None = None
+    ) -> None:
+        inbox = handling.inbox
+        super().__init__(
+            timeout=inbox.timeout, cancel_grace=handling.cancel_grace, loop=handling.loop
+        )
+        self._handling = handling
+        self._inbox = inbox
+        self._call = handling.call_for(self)
+        self._takeover = takeover
+        self._key: Hashable = None if takeover is None else takeover[0]
+        self._keyed = takeover is not None
+        self.clock = clock_of(handling.loop)
+        self.abandoned = False
+        self.replaced = False
+        self.blocked_on: set[Inbox] | None = None
+        self.job: Job | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds an event that has not ended."""
+        return not self.abandoned and (self.attempt is not None or self._takeover is not None)
+
+    @property
+    def item(self) -> Event | Envelope | None:
+        """The event it holds."""
+        if self._takeover is not None:
+            return self._takeover[1]
+        return None if self.attempt is None else self.attempt[0]
+
+    def begin(self, attempt: Attempt) -> None:
+        """Start an attempt: from here on it can time out, and `current()` tells of it."""
+        current_attempt.set(attempt)
+        self.attempt = attempt
+        if self.timer is None:
+            self.arm(attempt[3])
+
+    async def run(self) -> None:
+        """Take and handle events until cancelled, or replaced by a worker with a fresh context."""
+        task = self.bind()
+        inbox = self._inbox
+        queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
+        pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
+        base, set_attempt, copy_context = self.base, current_attempt.set, contextvars.copy_context
+        item: Any
+        failure: BaseException | None
+        try:
+            inbox.fresh = False
+            if self._takeover is not None and not await self._take_over():
+                return
+            now = clock()
+            slice_end = now + SLICE_S
+            while True:
+                if now >= slice_end:
+                    inbox.fresh = True
+                    await asyncio.sleep(0)
+                    inbox.fresh = False
+                    now = clock()
+                    slice_end = now + SLICE_S
+                if plain and queue:
+                    item = pop()
+                elif not plain and (taken := inbox.take()) is not None:
+                    self._key, item = taken
+                    self._keyed = True
+                else:
+                    item = attempt = context = taken = None  # an idle worker keeps no event alive
+                    await self._idle()
+                    now = clock()
+                    slice_end = now + SLICE_S
+                    continue
+                attempt = (item, inbox, 1, now)
+                set_attempt(attempt)
+                context = copy_context()
+                self.attempt = attempt
+                if inbox.turns:
+                    inbox.admit()
+                if self.timer is None:
+                    self.arm(now)
+                failure = None
+                try:
+                    await call(item if type(item) is not Envelope else item.event)
+                except BaseException as exc:  # noqa: BLE001 - judged in _ended
+                    failure = exc
+                if failure is not None or self.fired or cancelling() != base:
+                    if not await self._ended(failure, context):
+                        return
+                    failure = None  # no cycle through the traceback's frame
+                else:
+                    inbox.handled += 1
+                    self.attempt = None
+                if not plain:
+                    self._release()
+                now = clock()
+                if self._changed(context):
+                    self._hand_over(None)
+                    return
+        finally:
+            failure = None
+            self.disarm()
+            self._release()
+
+    def _release(self) -> None:
+        if self._keyed:
+            self._keyed = False
+            self._inbox.release(self._key)
+            self._key = None
+
+    async def _idle(self) -> None:
+        inbox = self._inbox
+        current_attempt.set(None)
+        inbox.went_idle()
+        future = self._loop.create_future()
+        inbox.idle.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future in inbox.idle:
+                inbox.idle.remove(future)
+            elif not inbox.closed:
+                inbox.wake()  # the event that woke us is for another worker
+            raise
+        inbox.fresh = False
+
+    def _changed(self, context: contextvars.Context) -> bool:
+        try:
+            return contextvars.copy_context() != context
+        except Exception:
+            return True  # a value that can't be compared is not the one we set
+
+    def _hand_over(self, takeover: tuple[Hashable, Event | Envelope, int] | None) -> None:
+        """Let a worker with a fresh context go on."""
+        self.replaced = True
+        if takeover is not None:
+            self._keyed = False  # the successor has the key now
+        self._handling.replace(self, Worker(self._handling, takeover))
+        self.attempt = None
+
+    async def _take_over(self) -> bool:
+        """Go on with the event of a predecessor whose context was used up."""
+        assert self._takeover is not None
+        _, item, number = self._takeover
+        self.begin((item, self._inbox, number, self.clock()))
+        self._takeover = None
+        context = contextvars.copy_context()
+        error = await self._try(item)
+        if not await self._ended(error, context):
+            return False
+        self._release()
+        if self._changed(context):
+            self._hand_over(None)
+            return False
+        return True
+
+    async def _try(self, item: Event | Envelope) -> BaseException | None:
+        try:
+            await self._call(event_of(item))
+        except BaseException as exc:  # noqa: BLE001 - judged in _ended
+            return exc
+        return None
+
+    async def _ended(self, error: BaseException | None, context: contextvars.Context) -> bool:
+        """Settle an attempt, with further ones as the policy says. Whether this worker goes on.
+
+        Raises the cancellation where the attempt, or the worker with it, was stopped.
+        """
+        if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is not self._loop:
+            raise error  # the loop is gone, and this coroutine is being closed
+        assert self.attempt is not None
+        item = self.attempt[0]
+        while True:
+            number = self.attempt[2]
+            ended = self.settle()
+            stopped = ended in ("stopped", "timed_out_and_stopped")
+            timed_out = ended in ("timed_out", "timed_out_and_stopped")
+            if self.abandoned:
+                raise asyncio.CancelledError
+            if stopped and isinstance(error, asyncio.CancelledError):
+                self._cut(item)
+                raise error
+            if error is None and not timed_out:
+                self._inbox.handled += 1
+                self.attempt = None
+                break
+            if timed_out or error is None:
+                error = self._timeout_error(error)
+            delay = None if stopped else self._delay(error, number)
+            if delay is None:
+                await self._give_up(item, error, number, timed_out=timed_out)
+                if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                    raise error
+                break
+            await self._wait_to_retry(item, delay)
+            if self._changed(context):
+                self._hand_over((self._key, item, number + 1))
+                return False
+            self.begin((item, self._inbox, number + 1, self.clock()))
+            context = contextvars.copy_context()
+            error = await self._try(item)
+        if stopped:
+            raise asyncio.CancelledError
+        if self.job is not None:
+            await self._job_ended()
+        return True
+
+    def _timeout_error(self, cause: BaseException | None) -> HandlerTimeoutError:
+        error = HandlerTimeoutError(
+            f"{self._inbox.name} took longer than {self._timeout:g} s",
+            subscription=self._inbox.name,
+            timeout_s=self._timeout or 0.0,
+        )
+        error.__cause__ = cause
+        return error
+
+    def _delay(self, error: BaseException, number: int) -> float | None:
+        retry = self._inbox.options.on_failure.retry
+        return None if retry is None else retry.delay(error, number)
+
+    async def _wait_to_retry(self, item: Event | Envelope, delay: float) -> None:
+        self._inbox.retried += 1
+        self.paused = True
+        try:
+            if self.job is not None:
+                await self._job_ended()
+            await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            if not self.abandoned:
+                self._cut(item)
+            raise
+        finally:
+            self.paused = False
+
+    async def _job_ended(self) -> None:
+        """A thread that outlived its timeout keeps the worker's slot until it returns."""
+        assert self.job is not None
+        await asyncio.shield(self.job.ended)
+        self.job = None
+
+    def _cut(self, item: Event | Envelope) -> None:
+        """A stop cut the handler."""
+        self._inbox.cancelled += 1
+        self.attempt = None
+        event = event_of(item)
+        log.warning(
+            "eventflow.handler_cancelled",
+            subscription=self._inbox.name,
+            event_id=event.id,
+            topic=event.topic,
+        )
+
+    def ended_unstarted(self) -> None:
+        """Settle what a cancellation before the first step left behind."""
+        if self._takeover is not None and not self.abandoned:
+            item, self._takeover = self._takeover[1], None
+            self._cut(item)
+            self._release()
+
+    async def _give_up(
+        self, item: Event | Envelope, error: BaseException, attempts: int, *, timed_out: bool
+    ) -> None:
+        """Log, call whom the policy names, and count."""
+        inbox = self._inbox
+        event = event_of(item)
+        facts = {
+            "subscription": inbox.name,
+            "event_id": event.id,
+            "topic": event.topic,
+            "attempts": attempts,
+        }
+        log.error("eventflow.handler_failed", error=error, **facts)
+        stopped = False
+        if isinstance(then := inbox.options.on_failure.then, CallOnFailure):
+            self.begin((item, inbox, attempts, self.clock()))
+            failure: BaseException | None = None
+            try:
+                await then.callback(event, error, attempts)
+            except BaseException as exc:  # noqa: BLE001 - reported below
+                failure = exc
+            ended = self.settle()
+            stopped = ended in ("stopped", "timed_out_and_stopped")
+            if failure is None and ended in ("timed_out", "timed_out_and_stopped"):
+                failure = self._timeout_error(None)
+            if failure is not None:
+                log.error(
+                    "eventflow.failure_callback_failed", error=failure, reason=repr(error), **facts
+                )
+        if self.abandoned:
+            raise asyncio.CancelledError
+        inbox.failed += 1
+        inbox.timed_out += timed_out
+        self.attempt = None
+        if stopped:
+            raise asyncio.CancelledError

@@ -1,0 +1,141 @@
+"""Counts that add up, while a bus runs and after it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ("BusStatistics", "SubscriptionStatistics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionStatistics:
+    """What became of the events that were offered to one subscription.
+
+    At every moment ``offered == handled + failed + dropped + rejected + cancelled + released
+    + abandoned + buffered + in_flight``.
+
+    Attributes:
+        name: Name of the subscription.
+        offered: Events that were buffered, dropped or rejected; each counted once.
+        handled: The handler returned.
+        failed: The last attempt raised or timed out.
+        dropped: Dropped by the overflow policy; replaced ones included.
+        rejected: The publisher gave up, was cancelled, or was refused.
+        cancelled: A stop cut the handler.
+        released: Still in the buffer when a stop ended.
+        abandoned: The handler refused cancellation, or is a thread that did not return.
+        buffered: In the buffer now; at most ``capacity``.
+        in_flight: Being handled now, the wait before a retry included.
+        waiting: Publishers that wait for room now; their events are not offered yet.
+        timed_out: How many of ``failed`` had a last attempt that timed out.
+        retried: Attempts after the first.
+        restarts: Workers that ended while the subscription was open, and were replaced.
+    """
+
+    name: str
+    offered: int = 0
+    handled: int = 0
+    failed: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    released: int = 0
+    abandoned: int = 0
+    buffered: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    timed_out: int = 0
+    retried: int = 0
+    restarts: int = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every event that was offered is accounted for."""
+        return self.offered == (
+            self.handled
+            + self.failed
+            + self.dropped
+            + self.rejected
+            + self.cancelled
+            + self.released
+            + self.abandoned
+            + self.buffered
+            + self.in_flight
+        )
+
+
+_COUNTS = tuple(f for f in SubscriptionStatistics.__dataclass_fields__ if f != "name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusStatistics:
+    """The counts of a bus: a snapshot while it runs, its ledger once it has stopped.
+
+    Attributes:
+        name: Name of the bus.
+        state: ``new``, ``open``, ``closing`` or ``closed``.
+        subscriptions: One row each, in the order they were made; those that ended before the
+            bus come last, at most 1,000 of them, older ones summed up in a row ``(ended)``.
+        abandoned: What could not be stopped: names of tasks and threads.
+    """
+
+    name: str
+    state: str
+    subscriptions: tuple[SubscriptionStatistics, ...] = ()
+    abandoned: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> SubscriptionStatistics:
+        """The sum over all subscriptions."""
+        return summed("total", self.subscriptions)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row adds up."""
+        return all(row.adds_up for row in self.subscriptions)
+
+    def __getitem__(self, name: str) -> SubscriptionStatistics:
+        """The row of a subscription, by name; `KeyError` if there is none."""
+        for row in self.subscriptions:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **asdict(self),
+            "subscriptions": [asdict(row) for row in self.subscriptions],
+            "abandoned": list(self.abandoned),
+            "total": asdict(self.total),
+            "adds_up": self.adds_up,
+        }
+
+    def __str__(self) -> str:
+        """A table for people; columns that are 0 throughout are left out."""
+        rows = [*self.subscriptions, self.total]
+        columns = [
+            c for c in _COUNTS if c in ("offered", "handled", "failed") or any(getattr(r, c) for r in rows)
+        ]
+        cells = [["subscription", *(c.replace("_", " ") for c in columns)]]
+        cells += [[r.name, *(f"{getattr(r, c):,}" for c in columns)] for r in rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+        lines = [f"ledger of bus {self.name!r} ({self.state})"]
+        for row in cells:
+            first, *rest = (
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            lines.append("  ".join([first, *rest]).rstrip())
+        lines += [f"abandoned: {what}" for what in self.abandoned]
+        if not self.adds_up:
+            lines.append("THE COUNTS DO NOT ADD UP")
+        return "\n".join(lines)
+
+
+def summed(name: str, rows: tuple[SubscriptionStatistics, ...] | list[SubscriptionStatistics]) -> SubscriptionStatistics:
+    """The sum of rows, as a row."""
+    return SubscriptionStatistics(
+        name=name, **{count: sum(getattr(row, count) for row in rows) for count in _COUNTS}
+    )

@@ -1,0 +1,145 @@
+"""What happens to an event whose handler fails: one policy object, on a bus and on a router.
+
+A policy says how often to try again (`Retry`), and what to do when that did not help:
+log (`Log`), store a dead letter (`DeadLetter`, routers only), or call somebody
+(`CallOnFailure`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from eventflow.errors import InvalidHandlerError, InvalidOptionError, Permanent, RetryAfter
+from eventflow.events import Event
+
+__all__ = ("CallOnFailure", "DeadLetter", "FailurePolicy", "Log", "Retry")
+
+FailureCallback = Callable[[Event, BaseException, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often, and how much later, a failed attempt is tried again.
+
+    The wait before attempt ``n + 1`` is ``initial * multiplier ** (n - 1)``, at most
+    ``max_delay``, then spread evenly over ± ``jitter`` of itself and again held to
+    ``max_delay``. A handler that raises `RetryAfter` names its own wait; one that raises
+    `Permanent` is not retried.
+
+    Attributes:
+        attempts: Attempts in all, the first included; 1 or more.
+        initial: Seconds before the second attempt; 0 or more.
+        multiplier: Growth of the wait from one attempt to the next; 1 or more.
+        max_delay: Longest wait in seconds.
+        jitter: Share of the wait by which it varies either way; 0 to 1.
+        on: Exception types that are retried. A `asyncio.CancelledError` that the handler let
+            out by itself (a task of its own was cancelled) is an ordinary failure.
+        never: Exception types that are not, even if ``on`` has them.
+    """
+
+    attempts: int = 5
+    initial: float = 0.1
+    multiplier: float = 2.0
+    max_delay: float = 30.0
+    jitter: float = 0.2
+    on: tuple[type[BaseException], ...] = (Exception, CancelledError)
+    never: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise InvalidOptionError(
+                f"Retry(attempts=…) counts the first attempt too: 1 or more, not {self.attempts!r}",
+                option="attempts",
+            )
+        for option, low, high in (
+            ("initial", 0.0, math.inf),
+            ("multiplier", 1.0, math.inf),
+            ("max_delay", 0.0, math.inf),
+            ("jitter", 0.0, 1.0),
+        ):
+            value = getattr(self, option)
+            if not isinstance(value, (int, float)) or not low <= value <= high or math.isinf(value):
+                raise InvalidOptionError(
+                    f"Retry({option}=…) must be a finite number from {low} to {high}, not {value!r}",
+                    option=option,
+                )
+        for option in ("on", "never"):
+            types = getattr(self, option)
+            if not isinstance(types, tuple) or not all(
+                isinstance(t, type) and issubclass(t, BaseException) for t in types
+            ):
+                raise InvalidOptionError(
+                    f"Retry({option}=…) takes a tuple of exception classes, not {types!r}",
+                    option=option,
+                )
+
+    def delay(self, error: BaseException, attempt: int) -> float | None:
+        """Seconds to wait after attempt number ``attempt`` failed, ``None`` to give up."""
+        if attempt >= self.attempts or isinstance(error, (Permanent, *self.never)):
+            return None
+        if isinstance(error, RetryAfter):
+            return error.seconds
+        if not isinstance(error, self.on):
+            return None
+        try:
+            wait = min(self.max_delay, self.initial * self.multiplier ** (attempt - 1))
+        except OverflowError:
+            wait = self.max_delay
+        spread = self.jitter * (2 * random.random() - 1)  # noqa: S311 - not for secrets
+        return min(self.max_delay, wait * (1 + spread))
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The end of a failed event is a log line with its id, and its place in the counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """The end of a failed event is a dead letter, stored before the original is acked.
+
+    For routers: an in-process bus has nowhere to keep one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class CallOnFailure:
+    """The end of a failed event is a call of ``callback(event, error, attempts)``.
+
+    The call runs in the handler's place, under the same timeout. If it fails itself, both
+    errors are logged with the event's id. The event counts as failed either way.
+
+    Attributes:
+        callback: An ``async def`` that takes the event, the last error, and the number of
+            attempts that were made.
+    """
+
+    callback: FailureCallback
+
+    def __post_init__(self) -> None:
+        if not callable(self.callback):
+            raise InvalidHandlerError(
+                f"CallOnFailure takes an async function of (event, error, attempts), not {self.callback!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailurePolicy:
+    """What happens when a handler fails.
+
+    Attributes:
+        retry: Whether and when it is tried again; ``None`` for no second attempt.
+        then: What to do when it still fails. ``None``: log on a bus, dead-letter on a router.
+    """
+
+    retry: Retry | None = None
+    then: Log | DeadLetter | CallOnFailure | None = None
+
+    @staticmethod
+    def log() -> FailurePolicy:
+        """No second attempt; the failure is logged and counted."""
+        return FailurePolicy(then=Log())

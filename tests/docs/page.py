@@ -51,7 +51,7 @@ def blocks(path: Path) -> Iterator[Block]:
             end += 1
         indent = len(opened["indent"])
         text = "".join(line[indent:] + "\n" for line in lines[start:end])
-        before = next((line.strip() for line in reversed(lines[: at]) if line.strip()), "")
+        before = next((line.strip() for line in reversed(lines[:at]) if line.strip()), "")
         yield Block(opened["language"], start + 1, text, before)
         at = end + 1
 

@@ -50,12 +50,16 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 def test_the_commands_of_a_page_exist(page: Path) -> None:
     """A shell block holds make targets that there are, and nothing else."""
     makefile = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.M))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     for block in blocks(page):
         if block.language != "sh":
             continue
-        for line in filter(None, (text.partition("#")[0].strip() for text in block.text.splitlines())):
-            command = re.fullmatch(r"(?:[A-Z]+=\S+ )*make(?P<target> [a-z-]+)?(?: [A-Z]+=(?:\"[^\"]*\"|\S+))*", line)
+        for line in filter(
+            None, (text.partition("#")[0].strip() for text in block.text.splitlines())
+        ):
+            command = re.fullmatch(
+                r"(?:[A-Z]+=\S+ )*make(?P<target> [a-z-]+)?(?: [A-Z]+=(?:\"[^\"]*\"|\S+))*", line
+            )
             assert command, f"{name(page)}:{block.line}: {line}"
             assert (command["target"] or " help").strip() in targets, line
 

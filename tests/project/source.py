@@ -55,7 +55,7 @@ def imports(module: Module) -> Iterator[tuple[str, ast.stmt]]:
     """The modules of ours that a module imports, wherever in the file the statement stands.
 
     ``from eventflow.bus import EventBus`` is an import of ``eventflow.bus``, and
-    ``from eventflow.bus import overflow``, where that is a module, one of ``eventflow.bus.overflow``.
+    ``from eventflow.bus import options``, a module, is one of ``eventflow.bus.options``.
     """
     ours = {each.name for each in modules()}
     for node in ast.walk(module.tree):

@@ -24,7 +24,8 @@ events = []
 effects = ("socket.", "subprocess.", "os.fork", "os.posix_spawn", "os.system", "os.putenv",
            "os.mkdir", "os.remove", "os.rename", "signal.", "_thread.start")
 def hook(event, args):
-    if event.startswith(effects) or (event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")):
+    writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+    if writes or event.startswith(effects):
         events.append(f"{event} {args!r}")
 sys.addaudithook(hook)
 import importlib
@@ -67,7 +68,8 @@ def loaded(seen: dict[str, Any]) -> set[str]:
     [
         pytest.param(["eventflow"], id="the root"),
         pytest.param(
-            [m.name for m in modules() if not m.name.startswith("eventflow.testing")], id="all of it"
+            [m.name for m in modules() if not m.name.startswith("eventflow.testing")],
+            id="all of it",
         ),
     ],
 )

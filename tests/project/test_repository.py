@@ -6,12 +6,14 @@ import re
 import subprocess
 import tomllib
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.project.source import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOP = {
     "LICENSE",
@@ -67,7 +69,9 @@ def test_nothing_else_stands_at_the_top() -> None:
 def test_nobody_is_told_to_install_another_distribution() -> None:
     """On the index ``eventflow`` is somebody else's; ours is ``eventflow-asyncio``."""
     assert project()["project"]["name"] == "eventflow-asyncio"
-    told = re.compile(r"(pip3?|pipx|uv|poetry|pdm)\s+(-\S+\s+)*(install|add)\s[^\n`]*?\beventflow\b(?!-asyncio)")
+    told = re.compile(
+        r"(pip3?|pipx|uv|poetry|pdm)\s+(-\S+\s+)*(install|add)\s[^\n`]*?\beventflow\b(?!-asyncio)"
+    )
     found = [name for name, text in texts() if told.search(text)]
     assert not found
 
@@ -77,7 +81,9 @@ def test_no_registry_and_no_machine_is_named() -> None:
     pins = ROOT.joinpath(".ci/constraints.txt").read_text(encoding="utf-8").splitlines()
     for pin in pins:
         assert re.fullmatch(r"#.*|[\w.-]+==[\w.]+(; python_version [<>]=? \"3\.\d+\")?", pin), pin
-    option = re.compile(r"^\s*(--(extra-)?index-url|--find-links|-i\s)|\[\[tool\.(uv|poetry)\.\w+\]\]", re.M)
+    option = re.compile(
+        r"^\s*(--(extra-)?index-url|--find-links|-i\s)|\[\[tool\.(uv|poetry)\.\w+\]\]", re.MULTILINE
+    )
     home = re.compile(r"(?<![\w.])/(home|root|Users)/\w")
     found = [name for name, text in texts() if option.search(text) or home.search(text)]
     assert not found
@@ -138,9 +144,9 @@ def test_the_package_is_typed() -> None:
 def test_make_help_names_every_target() -> None:
     """A phony target without a ``##`` text would not be listed."""
     text = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
-    phony = re.search(r"^\.PHONY: (.*)$", text, re.M)
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony
-    described = re.findall(r"^([a-z-]+):.*## ", text, re.M)
+    described = re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
     assert set(described) == set(phony.group(1).split())
     assert described[0] == "help"
 
@@ -158,7 +164,7 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("name", [".ci/run", ".ci/setup", ".ci/debian", ".ci/newest", ".ci/lowest"])
 def test_scripts_parse(name: str) -> None:
-    """bash reads each script to its end, and it can be executed."""
+    """Bash reads each script to its end, and it can be executed."""
     path = ROOT / name
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
     assert path.stat().st_mode & 0o111

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
+    import threading
     from types import CodeType, FrameType
 
-__all__ = ("describe_callback", "describe_task", "where_suspended")
+__all__ = ("callback_name", "describe_task", "describe_thread", "where_suspended")
 
-_ASYNCIO_DIR = os.path.dirname(asyncio.__file__)
+# Not where the reader looks first.
+_PLUMBING = ("asyncio", "anyio")
 
 
 def _location(code: CodeType, line: int | None) -> str:
@@ -38,18 +39,23 @@ def _frames(awaitable: Any) -> list[FrameType]:
     return frames
 
 
+def _is_plumbing(frame: FrameType) -> bool:
+    module: str = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] in _PLUMBING
+
+
 def where_suspended(awaitable: Any) -> str:
-    """Where a suspended coroutine stands: its innermost line outside asyncio, then the asyncio one.
+    """Where a suspended coroutine stands: its innermost line outside asyncio and anyio.
 
     Returns:
-        ``"file:line in function"``, with `` -> asyncio function`` behind it where the wait itself
-        is inside asyncio; ``"not started or already running"`` when there is no suspended frame.
+        ``"file:line in function"``, with ``-> function`` behind it where asyncio or anyio was
+        called to wait; ``"not started or already running"`` when there is no suspended frame.
     """
     frames = _frames(awaitable)
     if not frames:
         return "not started or already running"
     innermost = frames[-1]
-    own = [f for f in frames if not f.f_code.co_filename.startswith(_ASYNCIO_DIR)]
+    own = [frame for frame in frames if not _is_plumbing(frame)]
     shown = own[-1] if own else innermost
     text = _location(shown.f_code, shown.f_lineno)
     if shown is not innermost:
@@ -65,17 +71,20 @@ def describe_task(task: asyncio.Task[Any]) -> str:
     return f"{task.get_name()} ({qualname}{state}) at {where_suspended(coro)}"
 
 
-def describe_callback(callback: Any) -> str:
-    """A callback's qualified name, or its repr where it has none."""
-    inner = callback
-    while hasattr(inner, "func"):  # functools.partial
-        inner = inner.func
-    name: str | None = getattr(inner, "__qualname__", None)
-    owner = getattr(inner, "__self__", None)
+def callback_name(callback: Any) -> str:
+    """A callback's module and qualified name, or its repr where it has none."""
+    while hasattr(callback, "func"):  # functools.partial
+        callback = callback.func
+    name: str | None = getattr(callback, "__qualname__", None)
     if name is None:
         return repr(callback)
-    module = getattr(inner, "__module__", None) or type(owner).__module__
-    text = f"{module}.{name}"
-    if isinstance(owner, asyncio.Task):
-        text += f" of {owner.get_name()}"
-    return text
+    module = getattr(callback, "__module__", None)
+    if module is None:  # a method of a class written in C
+        module = type(getattr(callback, "__self__", None)).__module__
+    return f"{module}.{name}"
+
+
+def describe_thread(thread: threading.Thread, frame: FrameType | None) -> str:
+    """One line: the thread's name, whether it is a daemon, and where it stands."""
+    text = f"{thread.name} (daemon)" if thread.daemon else thread.name
+    return text if frame is None else f"{text} at {_location(frame.f_code, frame.f_lineno)}"

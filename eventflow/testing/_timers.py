@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ class OrderedTimer(asyncio.TimerHandle):
 
     key: tuple[float, float, int]
     if TYPE_CHECKING:
-        _scheduled: bool  # set by whoever puts the timer into the loop's heap
+        _scheduled: bool
+        _source_traceback: list[object] | None
 
     def __init__(
         self,
@@ -40,8 +42,15 @@ class OrderedTimer(asyncio.TimerHandle):
         sequence: int,
     ) -> None:
         super().__init__(when, callback, args, loop, context)
+        if self._source_traceback:  # debug mode: end it at the caller of call_at
+            del self._source_traceback[-2:]
         slot = round(when * 1e9) if math.isfinite(when) else when
         self.key = (slot, tie_break, sequence)
+
+    def push(self, heap: list[OrderedTimer]) -> None:
+        """Put the timer into the loop's heap."""
+        heapq.heappush(heap, self)
+        self._scheduled = True  # makes `cancel` tell the loop, which counts the dead ones
 
     def __lt__(self, other: asyncio.TimerHandle) -> bool:
         if isinstance(other, OrderedTimer):

@@ -48,11 +48,8 @@ def busy_anyio_workers(loop: asyncio.AbstractEventLoop) -> int:
     worker_type = _worker_type()
     if worker_type is None:
         return 0
-    return sum(
-        1
-        for thread in threading.enumerate()
-        if isinstance(thread, worker_type) and thread.loop is loop and _is_busy(thread)
-    )
+    threads: list[Any] = [t for t in threading.enumerate() if isinstance(t, worker_type)]
+    return sum(1 for thread in threads if thread.loop is loop and _is_busy(thread))
 
 
 def is_idle_anyio_worker(thread: threading.Thread) -> bool:

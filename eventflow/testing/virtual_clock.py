@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import heapq
 import itertools
 import math
 import random
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import contextvars
     import selectors
     from collections import deque
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Generator
 
     from eventflow.testing._selector import Ready
 
@@ -69,9 +68,9 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     Worker threads: time stands still while one is out, from the call to the delivery of its
     result, and for as long as the thread runs if nobody waits for it any more. That covers
     `run_in_executor`, `asyncio.to_thread`, `anyio.to_thread.run_sync`, and whoever calls
-    `hold_clock` and `release_clock`. What a thread does with ``call_soon_threadsafe`` then has an
-    order of its own, which no seed repeats. A thread that waits for time to pass on this loop
-    waits in vain.
+    `hold_clock` and `release_clock`; threads nobody announced in one of these ways are not waited
+    for while a timer is pending. The order in which several threads come back is theirs, and no
+    seed repeats it. A thread that waits for time to pass on this loop waits in vain.
 
     Real I/O is polled before every jump and otherwise not waited for: while sockets or
     subprocesses matter, use `clock_held`.
@@ -117,7 +116,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     ) -> None:
         self._now = float(start)
         self._seed = seed
-        self._random = None if seed is None else random.Random(seed)
+        self._random = None if seed is None else random.Random(seed)  # noqa: S311 - not a secret
         self._sequence = itertools.count()
         self._real_wait = real_wait
         self._hold_limit = math.inf if hold_limit is None else hold_limit
@@ -165,15 +164,18 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             tie_break=0.0 if self._random is None else self._random.random(),
             sequence=next(self._sequence),
         )
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True
+        timer.push(self._scheduled)
         return timer
 
     def hold_clock(self) -> None:
         """Stop the clock until `release_clock` was called as often as this.
 
         Call it on the loop's thread, before the work leaves it.
+
+        Raises:
+            RuntimeError: Called in another thread.
         """
+        self._check_thread()
         self._holds += 1
 
     def release_clock(self) -> None:
@@ -183,14 +185,15 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         in one scheduled behind it.
 
         Raises:
-            RuntimeError: There is nothing to take back.
+            RuntimeError: There is nothing to take back, or called in another thread.
         """
+        self._check_thread()
         if not self._holds:
             raise RuntimeError("release_clock() without hold_clock()")
         self._holds -= 1
 
     @contextlib.contextmanager
-    def clock_held(self) -> Iterator[None]:
+    def clock_held(self) -> Generator[None]:
         """Hold the clock for a block, as for real I/O."""
         self.hold_clock()
         try:

@@ -10,17 +10,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventflow.testing.errors import VirtualClockDeadlockError as VirtualClockDeadlockError
-    from eventflow.testing.virtual_clock import VirtualClockLoop as VirtualClockLoop
-    from eventflow.testing.virtual_clock import run_virtual as run_virtual
+    from eventflow.testing.cancellation import (
+        CancelMoment,
+        CancelOutcome,
+        CancelRound,
+        cancel_at_each_suspension,
+        cancel_rounds,
+    )
+    from eventflow.testing.capture import EventCapture
+    from eventflow.testing.errors import LeakError, TooManyStepsError, VirtualClockDeadlockError
+    from eventflow.testing.leaks import no_leaks
+    from eventflow.testing.virtual_clock import VirtualClockLoop, run_virtual
+
+__all__ = (
+    "CancelMoment",
+    "CancelOutcome",
+    "CancelRound",
+    "EventCapture",
+    "LeakError",
+    "TooManyStepsError",
+    "VirtualClockDeadlockError",
+    "VirtualClockLoop",
+    "cancel_at_each_suspension",
+    "cancel_rounds",
+    "no_leaks",
+    "run_virtual",
+)
 
 _MODULES = {
+    "CancelMoment": "cancellation",
+    "CancelOutcome": "cancellation",
+    "CancelRound": "cancellation",
+    "EventCapture": "capture",
+    "LeakError": "errors",
+    "TooManyStepsError": "errors",
     "VirtualClockDeadlockError": "errors",
     "VirtualClockLoop": "virtual_clock",
+    "cancel_at_each_suspension": "cancellation",
+    "cancel_rounds": "cancellation",
+    "no_leaks": "leaks",
     "run_virtual": "virtual_clock",
 }
-
-__all__ = ("VirtualClockDeadlockError", "VirtualClockLoop", "run_virtual")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,47 +1,86 @@
 """The pytest plugin: does nothing until a test or the configuration asks for it.
 
 pytest loads it in every suite of an environment that has eventflow installed, so it imports
-nothing but pytest, and hooks into nothing that runs for tests that didn't ask.
+nothing but pytest, and has no fixture or hook that acts on a test that didn't ask.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Generator, Mapping
 
-__all__ = ("pytest_configure", "pytest_generate_tests")
+    from eventflow.testing.capture import EventCapture
 
-LoopFactory = Callable[[], "asyncio.AbstractEventLoop"]
+__all__ = (
+    "event_capture",
+    "no_leaks",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_generate_tests",
+)
+
+_LEAKS_PLUGIN = "eventflow-leaks"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    group = parser.getgroup("eventflow")
+    group.addoption(
+        "--virtual-clock-seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="seed of every test marked virtual_clock, in place of the one in its marker",
+    )
+    parser.addini(
+        "eventflow_leak_check",
+        type="bool",
+        default=False,
+        help="check after each async test that it left no tasks, threads or timers",
+    )
+    parser.addini(
+        "eventflow_leak_check_allow",
+        type="linelist",
+        default=[],
+        help="patterns of tasks, threads and timers that tests may leave, one a line",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the marker; turn the leak check on where the configuration says so."""
     config.addinivalue_line(
         "markers",
         "virtual_clock(*, seed=None, start=0.0, real_wait=1.0, hold_limit=30.0): run the async "
-        "test, and its function-scoped async fixtures, on eventflow.testing.VirtualClockLoop",
+        "test, and the async fixtures of its loop, on eventflow.testing.VirtualClockLoop",
     )
+    if config.getini("eventflow_leak_check"):
+        config.pluginmanager.register(_LeakCheckOfEachTest())
+
+
+# ------------------------------------------------------------------------- virtual clock
 
 
 class _VirtualLoopFactory:
     """A plugin for as long as one test is generated."""
 
-    def __init__(self, factory: LoopFactory) -> None:
+    def __init__(self, factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self._factory = factory
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
-    def pytest_asyncio_loop_factories(self) -> Mapping[str, LoopFactory]:
+    def pytest_asyncio_loop_factories(
+        self,
+    ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
         return {"virtual_clock": self._factory}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, object]:
     """Have pytest-asyncio make the loop of a marked test with our factory.
 
     pytest-asyncio asks its hook for loop factories while it generates a test, and takes any
@@ -50,12 +89,60 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Iterator[None]:
     marker = metafunc.definition.get_closest_marker("virtual_clock")
     if marker is None:
         return (yield)
-    from eventflow.testing.virtual_clock import VirtualClockLoop
+    from eventflow.testing.virtual_clock import VirtualClockLoop  # noqa: PLC0415 - on first use
 
-    plugin = _VirtualLoopFactory(functools.partial(VirtualClockLoop, **marker.kwargs))
+    options: dict[str, Any] = dict(marker.kwargs)
+    seed = metafunc.config.getoption("virtual_clock_seed")
+    if seed is not None:
+        options["seed"] = seed
+    plugin = _VirtualLoopFactory(functools.partial(VirtualClockLoop, *marker.args, **options))
     manager = metafunc.config.pluginmanager
     manager.register(plugin)
     try:
         return (yield)
     finally:
         manager.unregister(plugin)
+
+
+# ---------------------------------------------------------------------------- leak check
+
+
+@pytest.fixture
+def no_leaks(request: pytest.FixtureRequest) -> Generator[None]:
+    """Fail at the end of the test if it left tasks, threads or timers.
+
+    Ask for it before other fixtures: then it looks after they have been torn down.
+    """
+    if request.config.pluginmanager.has_plugin("asyncio"):
+        from eventflow.testing import _pytest_leaks  # noqa: PLC0415 - on first use
+
+        if not request.config.pluginmanager.has_plugin(_LEAKS_PLUGIN):
+            request.config.pluginmanager.register(_pytest_leaks, _LEAKS_PLUGIN)
+        if _pytest_leaks.is_asyncio_test(request.node):
+            request.getfixturevalue(_pytest_leaks.fixture_for(request.node))
+            yield
+            return
+    from eventflow.testing import leaks  # noqa: PLC0415 - on first use
+
+    with leaks.no_leaks(allow=request.config.getini("eventflow_leak_check_allow")):
+        yield
+
+
+class _LeakCheckOfEachTest:
+    """A plugin where the configuration asks for the check."""
+
+    @pytest.fixture(autouse=True)
+    def _eventflow_leak_check(self, request: pytest.FixtureRequest) -> None:
+        if request.node.get_closest_marker("asyncio") is not None:
+            request.getfixturevalue("no_leaks")
+
+
+# ------------------------------------------------------------------------------- capture
+
+
+@pytest.fixture
+def event_capture() -> EventCapture:
+    """A new `eventflow.testing.EventCapture`."""
+    from eventflow.testing.capture import EventCapture  # noqa: PLC0415 - on first use
+
+    return EventCapture()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import threading
 from asyncio import _get_running_loop
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from threading import get_ident
+from typing import TYPE_CHECKING, Protocol, cast
 
 from eventflow.bus._reports import log
 from eventflow.bus._turns import Wait, deadlock_error, would_deadlock
@@ -42,6 +42,35 @@ _waiting_thread: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 )
 
 
+class HomeLoop(Protocol):
+    """Tells in which thread an event loop runs now.
+
+    asyncio's loops have this attribute, and comparing it is the cheapest exact answer to
+    "is this my loop": in CPython 3.11 asking for the running loop costs a system call.
+    """
+
+    @property
+    def _thread_id(self) -> int | None: ...
+
+
+class _OtherLoop:
+    """The same for loops without the attribute, such as uvloop's."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+
+    @property
+    def _thread_id(self) -> int | None:
+        return get_ident() if _get_running_loop() is self._loop else None
+
+
+def home_of(loop: asyncio.AbstractEventLoop | None) -> HomeLoop:
+    """What `Dispatch` asks for the thread of ``loop``."""
+    return cast("HomeLoop", loop) if hasattr(loop, "_thread_id") else _OtherLoop(loop)
+
+
 class Dispatch:
     """The publishing half of a bus."""
 
@@ -49,10 +78,10 @@ class Dispatch:
 
     _name: str
     _scope: Scope | None
-    # Copies of the scope's attributes; an empty table and no loop while not entered, so that
-    # one failed look-up leads everything unusual to `_admit`.
+    # The scope's table; an empty one while not entered, so that one failed look-up leads
+    # everything unusual to `_admit`.
     _routes: dict[type[Event], tuple[Inbox, ...]]
-    _loop: asyncio.AbstractEventLoop | None
+    _home: HomeLoop
     _until_checkpoint: int
 
     async def publish(
@@ -86,7 +115,7 @@ class Dispatch:
             EventDefinitionError: Not an event, or of a class without a topic.
         """
         inboxes = self._routes.get(type(event))
-        if inboxes is None or _get_running_loop() is not self._loop:
+        if inboxes is None or get_ident() != self._home._thread_id:
             inboxes = self._admit(event)
         cause = current_attempt.get()
         item: Event | Envelope
@@ -132,7 +161,7 @@ class Dispatch:
             EventDefinitionError: Not an event, or of a class without a topic.
         """
         inboxes = self._routes.get(type(event))
-        if inboxes is None or _get_running_loop() is not self._loop:
+        if inboxes is None or get_ident() != self._home._thread_id:
             inboxes = self._admit(event)
         item = _wrap(event, current_attempt.get(), correlation_id, metadata)
         rejected = False
@@ -181,7 +210,7 @@ class Dispatch:
                 "write `await bus.publish(event)` here"
             )
         context = contextvars.copy_context()
-        context.run(_waiting_thread.set, threading.get_ident())
+        context.run(_waiting_thread.set, get_ident())
         outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
         tasks: list[asyncio.Task[None]] = []
 

@@ -209,9 +209,8 @@ class Inbox:
 
     def wake(self) -> None:
         """Let an idle reader run."""
-        idle = self.idle
-        while idle:
-            future = idle.pop()
+        while self.idle:
+            future = self.idle.pop()
             if not future.done():
                 self.fresh = True
                 future.set_result(None)

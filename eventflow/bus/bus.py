@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from eventflow.bus._binding import Binding, check_selector
 from eventflow.bus._consumer import Consumer
-from eventflow.bus._dispatch import Dispatch
+from eventflow.bus._dispatch import Dispatch, home_of
 from eventflow.bus._scope import Scope
 from eventflow.bus.options import STREAM_OPTIONS, Options
 from eventflow.bus.statistics import BusStatistics
@@ -71,7 +71,7 @@ class EventBus(Dispatch):
         "_cancel_grace",
         "_declared",
         "_drain_timeout",
-        "_loop",
+        "_home",
         "_max_threads",
         "_name",
         "_routes",
@@ -103,7 +103,7 @@ class EventBus(Dispatch):
         self._declared: dict[str, Subscription] = {}
         self._scope: Scope | None = None
         self._routes = {}
-        self._loop = None
+        self._home = home_of(None)
         self._until_checkpoint = 1
 
     def __repr__(self) -> str:
@@ -132,7 +132,7 @@ class EventBus(Dispatch):
             cancel_grace=self._cancel_grace,
             max_threads=self._max_threads,
         )
-        self._routes, self._loop = scope.routes, scope.loop
+        self._routes, self._home = scope.routes, home_of(scope.loop)
         try:
             for subscription in tuple(self._declared.values()):
                 self._start(subscription, scope)

@@ -51,14 +51,19 @@ def modules() -> tuple[Module, ...]:
     return tuple(found)
 
 
-def imports(module: Module) -> Iterator[tuple[str, ast.stmt]]:
+def imports(module: Module, *, for_types: bool = True) -> Iterator[tuple[str, ast.stmt]]:
     """The modules of ours that a module imports, wherever in the file the statement stands.
+
+    With ``for_types`` those under ``if TYPE_CHECKING:`` are among them.
 
     ``from eventflow.bus import EventBus`` is an import of ``eventflow.bus``, and
     ``from eventflow.bus import options``, a module, is one of ``eventflow.bus.options``.
     """
     ours = {each.name for each in modules()}
+    unused = set() if for_types else set(typing_only(module.tree))
     for node in ast.walk(module.tree):
+        if node in unused:
+            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.partition(".")[0] == "eventflow":
@@ -73,6 +78,13 @@ def imports(module: Module) -> Iterator[tuple[str, ast.stmt]]:
                 yield submodule, node
             if names - submodules:
                 yield base, node
+
+
+def typing_only(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING"):
+            for statement in node.body:
+                yield from ast.walk(statement)
 
 
 def absolute(module: Module, node: ast.ImportFrom) -> str:

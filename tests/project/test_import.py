@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.project.source import modules
+if TYPE_CHECKING:
+    from pathlib import Path
+
+from tests.project.source import ROOT, modules
 
 # Nobody who only imports eventflow pays for these, or needs them installed.
 FOREIGN = {
@@ -42,11 +45,12 @@ print(json.dumps({
 """
 
 
-def observe(*names: str) -> dict[str, Any]:
+def observe(*names: str, path: Path = ROOT) -> dict[str, Any]:
     """What is there, and what has happened, after importing these in a fresh process."""
     result = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", PROBE, *names],
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=path,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(path)},
         capture_output=True,
         text=True,
         check=False,
@@ -92,3 +96,27 @@ def test_the_root_loads_no_part_of_ours() -> None:
     ours = {name for name in seen["modules"] if name.startswith("eventflow.")}
     assert not {n for n in ours if n.startswith(("eventflow.cli", "eventflow.dashboard"))}
     assert not {n for n in ours if n.startswith(("eventflow.brokers", "eventflow.testing"))}
+
+
+@pytest.mark.parametrize(
+    ("source", "noticed"),
+    [
+        ("import socket; socket.socket().close()", "socket"),
+        ("import subprocess; subprocess.run(['true'])", "subprocess"),
+        ("open('left-behind', 'w').close()", "open"),
+        ("import threading; threading.Timer(0, print).start()", "thread"),
+        ("import signal; signal.signal(signal.SIGTERM, print)", "sigterm"),
+        ("import fastapi", "fastapi"),
+    ],
+    ids=lambda value: value.split(";")[0],
+)
+def test_the_probe_sees(source: str, noticed: str, tmp_path: Path) -> None:
+    """Each of these, planted in a module, is noticed."""
+    tmp_path.joinpath("planted.py").write_text(source)
+
+    seen = observe("planted", path=tmp_path)
+
+    findings = [*seen["events"], *(loaded(seen) & FOREIGN)]
+    if not seen["sigterm"]:
+        findings.append("sigterm")
+    assert any(noticed in finding for finding in findings)

@@ -41,7 +41,13 @@ def files() -> tuple[Path, ...]:
     if listing.returncode == 0:
         names = [name for name in listing.stdout.split("\0") if name]
     else:
-        names = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
+        names = [
+            str(path.relative_to(ROOT))
+            for top in ROOT.iterdir()
+            if top.name in TOP or top.name == ".ci"
+            for path in (top.rglob("*") if top.is_dir() else [top])
+            if "__pycache__" not in path.parts
+        ]
     return tuple(ROOT / name for name in sorted(names) if ROOT.joinpath(name).is_file())
 
 

@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError, core_schema
 
-from eventflow.errors import EventDecodeError
+from eventflow.errors import EventDecodeError, EventEncodeError
+from eventflow.events._annotations import refuse
+from eventflow.events._decoding import decode_error, json_error
+from eventflow.events._definition import check_class, complete_schema
 from eventflow.events._identity import Cell, identify, now, restored
+from eventflow.events._joining import Plan
+from eventflow.events._model import FrozenModel
+from eventflow.events._syntax import JsonSyntaxError, check_constants, check_depth
 from eventflow.events.topics import validate_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
+
+    from pydantic import GetCoreSchemaHandler
 
 __all__ = ("Event", "event_name")
 
+_RESERVED = ("id", "occurred_at", "topic")
+_CONFIG = ConfigDict(strict=True, frozen=True)
+_MAX_NAME_LENGTH = 255
 
-class Event(BaseModel):
-    """A fact: a frozen, strict model with a topic. (First sketch; grows here.)"""
+
+class Event(FrozenModel):
+    """A fact that happened: a frozen, strict Pydantic model with a topic.
+
+    A class without ``topic`` is a base: it can't be published, and who subscribes to it
+    receives its subclasses. The topic is not inherited.
+
+    Args:
+        topic: Given in the class statement: dot-separated segments of letters, digits, ``_``
+            and ``-``. ``None`` makes a base.
+        name: Given in the class statement: what stands for the class on the wire. Default:
+            the class's own name.
+
+    Attributes:
+        topic: The topic of the class, ``None`` for a base.
+
+    Raises:
+        EventDefinitionError: When the class is complete (forward references included), for a
+            field that could change or that has no exact JSON form.
+        ValidationError: When an instance is made of values that break the rules.
+
+    Equality and hash are of the fields: two events that say the same are equal, each with an
+    `id` of its own.
+
+    Example:
+        >>> class OrderPlaced(Event, topic="orders.placed"):
+        ...     order_id: str
+        ...     coupon: str | None = None
+        >>> OrderPlaced(order_id="A-1").to_json()
+        b'{"order_id":"A-1"}'
+    """
 
     __slots__ = ("__eventflow_cell__",)
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = _CONFIG
 
     topic: ClassVar[str | None] = None
     __eventflow_name__: ClassVar[str] = ""
+    __eventflow_plan__: ClassVar[Plan | None] = None
 
     if TYPE_CHECKING:
         __eventflow_cell__: Cell
@@ -34,81 +77,234 @@ class Event(BaseModel):
         cls, *, topic: str | None = None, name: str | None = None, **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
+        check_class(cls, base_config=dict(_CONFIG), reserved=_RESERVED)
         cls.topic = None if topic is None else validate_topic(topic)
-        cls.__eventflow_name__ = cls.__name__ if name is None else name
+        cls.__eventflow_name__ = cls.__name__ if name is None else _checked_name(cls, name)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        kwargs.pop("topic", None)
-        kwargs.pop("name", None)
+    def __pydantic_init_subclass__(
+        cls, *, topic: str | None = None, name: str | None = None, **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        origin: Any = cls.__pydantic_generic_metadata__["origin"]
+        if origin is not None:
+            # Order[int] is not another event than Order, only a more exact one.
+            cls.topic = origin.topic
+            if origin.__eventflow_name__ != origin.__name__:
+                cls.__eventflow_name__ = origin.__eventflow_name__
 
     def __init__(self, /, **data: Any) -> None:
+        __tracebackhide__ = True
         self.__pydantic_validator__.validate_python(data, self_instance=self)
+        if len(self.__pydantic_fields_set__) != len(data):
+            # Something given was not used: validate again, only to say what.
+            type(self).__pydantic_validator__.validate_python(data, extra="forbid")
         _set_cell(self, now())
 
+    # Without the mark pydantic-core calls __init__ for each event it reads, after turning
+    # the JSON into Python values, and then refuses text for a datetime.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @property
     def id(self) -> str:
-        """UUIDv7 of the event."""
-        return identify(_get_cell(self))[0]
+        """The event's id: a UUIDv7 whose time is `occurred_at`.
+
+        Made at the first read, which is safe from any thread. Kept by copies and pickle.
+        An event that was read from elsewhere has the id that it was given there.
+        """
+        return identify(_cell(self))[0]
 
     @property
     def occurred_at(self) -> datetime:
-        """When the event was created, in UTC."""
-        return identify(_get_cell(self))[1]
+        """When the event was created: aware, in UTC, to the millisecond.
+
+        An event that was read from elsewhere has the time that it was given there.
+        """
+        return identify(_cell(self))[1]
 
     def to_json(self) -> bytes:
-        """Return the event as it goes on the wire."""
-        return self.__pydantic_serializer__.to_json(self, by_alias=True)
+        """Return the event's body on the wire: compact JSON in UTF-8, in declared order.
+
+        Raises:
+            EventEncodeError: The event has no such form; only one nested deeper than 200
+                through a recursive `Part` can be made and has none.
+        """
+        plan = self.__eventflow_plan__
+        try:
+            if plan is not None:
+                return plan.write(self)
+            data = self.__pydantic_serializer__.to_json(self, by_alias=True, warnings="error")
+            # Only a recursive part can be made deeper than what is read again.
+            if self.__pydantic_core_schema__["type"] == "definitions":
+                check_depth(data)
+            return data
+        except (PydanticSerializationError, JsonSyntaxError, ValueError) as exc:
+            raise EventEncodeError(
+                f"{type(self).__name__} has no JSON form: {exc}", topic=self.topic or ""
+            ) from exc
 
     @classmethod
     def from_json(
         cls,
-        data: bytes,
+        data: bytes | bytearray | memoryview,
         *,
         event_id: str | None = None,
         occurred_at: datetime | None = None,
     ) -> Self:
-        """Return the event that was written as these bytes."""
+        """Return the event that a body stands for. Unknown fields are passed over.
+
+        Args:
+            data: The body, JSON in UTF-8.
+            event_id: The id that came with it. ``None`` or empty: one is made.
+            occurred_at: The aware time that came with it. ``None``: now.
+
+        Raises:
+            EventDecodeError: The body is not this event, with the path and what came there.
+                It never holds the whole body.
+        """
+        if type(data) is not bytes:
+            data = bytes(data)
+        problem: EventDecodeError
         try:
-            event: Self = cls.__pydantic_validator__.validate_json(data)
-        except ValueError as exc:
-            raise EventDecodeError(str(exc), topic=cls.topic or "") from exc
-        _set_cell(event, restored(event_id, occurred_at))
-        return event
+            validate = cls.__pydantic_validator__.validate_json
+            # Read after the validator: a class with forward references is completed there.
+            plan = cls.__eventflow_plan__
+            event: Self = (
+                validate(data, extra="ignore") if plan is None else plan.read(data, validate)
+            )
+            if b"NaN" in data or b"Infinity" in data:
+                check_constants(data)
+            _set_cell(
+                event,
+                now()
+                if event_id is None and occurred_at is None
+                else restored(event_id, occurred_at),
+            )
+            return event
+        except ValidationError as exc:
+            problem = decode_error(
+                exc, data, what=cls.__name__, topic=cls.topic or "", message_id=event_id
+            )
+        except JsonSyntaxError as exc:
+            problem = json_error(
+                exc, what=cls.__name__, topic=cls.topic or "", message_id=event_id
+            )
+        # Raised here, so that pydantic's error, which holds the whole body, is not its context.
+        raise problem
+
+    # Hidden from type checkers, which see pydantic's full signatures.
+    if not TYPE_CHECKING:
+
+        @classmethod
+        def model_validate(cls, obj: Any, **options: Any) -> Self:
+            """Validate a dict of field values, or pass an instance through."""
+            event = super().model_validate(obj, **options)
+            _cell(event)
+            return event
+
+        @classmethod
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+            """Validate JSON like `from_json`, with pydantic's options and pydantic's errors."""
+            validate = super().model_validate_json
+            data = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
+            options.setdefault("extra", "ignore")
+            cls.__pydantic_validator__.title  # noqa: B018 - completes the class
+            plan = cls.__eventflow_plan__
+            try:
+                event = (
+                    validate(data, **options)
+                    if plan is None
+                    else plan.read(data, lambda rest, extra: validate(rest, **options))
+                )
+                check_constants(data)
+            except JsonSyntaxError as exc:
+                raise ValidationError.from_exception_data(
+                    cls.__name__,
+                    [{"type": "json_invalid", "ctx": {"error": exc.reason}, "input": ""}],
+                    input_type="json",
+                ) from None
+            _cell(event)
+            return event
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy: the same event, or with ``update`` a new one with a new id and time.
+
+        Raises:
+            ValidationError: A new value breaks the rules.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        _set_cell(copied, now() if update else _cell(self))
+        return copied
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        _set_cell(copied, _get_cell(self))
+        _set_cell(copied, _cell(self))
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         copied = super().__deepcopy__(memo)
-        _set_cell(copied, _get_cell(self))
-        return copied
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy; with ``update``, a new event with a new id and time."""
-        copied = super().model_copy(update=update, deep=deep)
-        if update:
-            _set_cell(copied, now())
+        _set_cell(copied, _cell(self))
         return copied
 
     def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__eventflow_identity__": identify(_get_cell(self))}
+        return {**super().__getstate__(), "__eventflow_identity__": identify(_cell(self))}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
+        state = dict(state)
         event_id, occurred_at = state.pop("__eventflow_identity__")
         super().__setstate__(state)
         _set_cell(self, restored(event_id, occurred_at))
 
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler, /
+    ) -> core_schema.CoreSchema:
+        if not cls.__eventflow_name__:  # Event itself
+            return handler(source)
+        schema: core_schema.CoreSchema
+        schema, raw = complete_schema(cls, source, handler, raw_allowed=True)
+        if cls.__dict__.get("__pydantic_complete__"):
+            # Asked for by a model or an adapter of the user's, which makes instances itself.
+            return core_schema.no_info_after_validator_function(_stamped, schema)
+        cls.__eventflow_plan__ = Plan(cls, raw) if raw else None
+        return schema
 
-_get_cell = Event.__dict__["__eventflow_cell__"].__get__
-_set_cell = Event.__dict__["__eventflow_cell__"].__set__
+
+_get_cell: Callable[[Event], Cell] = Event.__dict__["__eventflow_cell__"].__get__
+_set_cell: Callable[[Event, Cell], None] = Event.__dict__["__eventflow_cell__"].__set__
+_late = threading.Lock()
 
 
 def event_name(event: Event | type[Event]) -> str:
-    """Return the name that stands for the class on the wire."""
+    """Return the name that stands for the event's class on the wire.
+
+    A function and not an attribute, because ``name`` is a field that events like to have.
+    """
     return event.__eventflow_name__
+
+
+def _cell(event: Event) -> Cell:
+    """Return the cell of an event, which one made around `Event` gets only now."""
+    try:
+        return _get_cell(event)
+    except AttributeError:
+        with _late:
+            try:
+                return _get_cell(event)
+            except AttributeError:
+                cell = now()
+                _set_cell(event, cell)
+                return cell
+
+
+def _stamped(event: Event) -> Event:
+    _cell(event)
+    return event
+
+
+def _checked_name(cls: type[Event], name: str) -> str:
+    if not isinstance(name, str) or not name or len(name) > _MAX_NAME_LENGTH:
+        refuse(cls.__name__, "", "name=", f"give it 1 to {_MAX_NAME_LENGTH} characters")
+    if not name.isprintable():
+        refuse(cls.__name__, "", "name=", "give it printable characters only")
+    return name

@@ -1,0 +1,169 @@
+"""Completing a class: the rules for the class as a whole, then for each of its fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic.errors import PydanticSchemaGenerationError
+
+from eventflow.events._annotations import check_annotation, refuse
+from eventflow.events._schema import FUNCTIONS, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic import BaseModel, GetCoreSchemaHandler
+
+    from eventflow.events._leaves import Node
+
+__all__ = ("RawField", "check_class", "complete_schema")
+
+# What these would change is fixed by the wire, or by the promise that an event can't change.
+_FIXED_CONFIG: dict[str, object] = {
+    "allow_inf_nan": False,
+    "arbitrary_types_allowed": False,
+    "extra": "ignore",
+    "frozen": True,
+    "from_attributes": False,
+    "json_encoders": None,
+    "revalidate_instances": "never",
+    "ser_json_bytes": "utf8",
+    "ser_json_inf_nan": "null",
+    "ser_json_temporal": "iso8601",
+    "ser_json_timedelta": "iso8601",
+    "strict": True,
+    "use_enum_values": False,
+    "val_json_bytes": "utf8",
+}
+
+
+class RawField(NamedTuple):
+    """A field that holds `RawJson`.
+
+    Attributes:
+        key: Its key on the wire.
+        read: Every key that it is read from.
+        optional: Whether ``null`` means ``None``.
+        left_out: Whether ``None`` is left out of what is written.
+    """
+
+    key: str
+    read: list[str]
+    optional: bool
+    left_out: bool
+
+
+def check_class(
+    cls: type[BaseModel], *, base_config: dict[str, Any], reserved: Iterable[str] = ()
+) -> None:
+    """Refuse what a class can't have, before pydantic looks at its fields."""
+    name = cls.__name__
+    for key, value in cls.model_config.items():
+        fixed = base_config.get(key, _FIXED_CONFIG.get(key, value))
+        if value != fixed:
+            refuse(name, "", f"model_config {key}={value!r}", "it is fixed for events; drop it")
+    own = {*cls.__dict__, *cls.__dict__.get("__annotations__", {})}
+    for taken in reserved:
+        if taken in own:
+            refuse(name, taken, f"every event has an attribute {taken!r} already", "rename the field")
+    if "__init__" in cls.__dict__ or "__new__" in cls.__dict__:
+        refuse(name, "", "an __init__ or __new__ of its own", "use a classmethod that calls cls(...)")
+    if cls.__private_attributes__:
+        private = next(iter(cls.__private_attributes__))
+        refuse(name, private, "a private attribute can change", "make it a field, or keep it elsewhere")
+
+
+def complete_schema(
+    cls: type[BaseModel],
+    source: Any,
+    handler: GetCoreSchemaHandler,
+    *,
+    raw_allowed: bool,
+) -> tuple[Any, dict[str, RawField]]:
+    """Return the schema of the class, and its `RawJson` fields by name.
+
+    Raises:
+        EventDefinitionError: A field breaks the rules.
+        PydanticUndefinedAnnotation: A name is not known yet; pydantic calls again later.
+    """
+    try:
+        schema = handler(source)
+    except PydanticSchemaGenerationError as exc:
+        _find_unknown(cls, handler)
+        refuse(cls.__name__, "", "pydantic has no schema for a field", str(exc).splitlines()[0])
+    model, functions = _model(handler.resolve_ref_schema(schema), handler)
+    metadata: Any = model.setdefault("metadata", {})
+    if "eventflow_raw" in metadata:
+        return schema, metadata["eventflow_raw"]
+    for node in (*functions, model):
+        if "serialization" in node:
+            refuse(cls.__name__, "", "a model serializer", "the wire form is fixed; drop it")
+    if model.get("root_model"):
+        refuse(cls.__name__, "", "a root model", "give the value a field name")
+    fields = model["schema"]
+    while fields["type"] in FUNCTIONS:
+        fields = fields["schema"]
+    for computed in fields.get("computed_fields", ()):
+        refuse(
+            cls.__name__, computed["property_name"], "a computed field", "use a plain property"
+        )
+    open_parameters = bool(cls.__pydantic_generic_metadata__["parameters"])
+    for name, info in cls.__pydantic_fields__.items():
+        if not open_parameters:
+            check_annotation(cls.__name__, name, info.annotation)
+    walk = Walk(
+        cls.__name__,
+        handler.resolve_ref_schema,
+        raw_allowed=raw_allowed,
+        generic=open_parameters,
+    )
+    keys = {name: _keys(cls, name, field) for name, field in fields["fields"].items()}
+    _check_keys(cls, {name: written for name, (written, _) in keys.items()})
+    for name, field in fields["fields"].items():
+        walk.field(name, field)
+    raw = {
+        name: RawField(*keys[name], optional, "serialization_exclude_if" in fields["fields"][name])
+        for name, optional in walk.raw_fields.items()
+    }
+    metadata["eventflow_raw"] = raw
+    return schema, raw
+
+
+def _model(node: Any, handler: GetCoreSchemaHandler) -> tuple[Node, list[Node]]:
+    functions: list[Node] = []
+    while node["type"] != "model":
+        functions.append(node)
+        node = handler.resolve_ref_schema(node["schema"])
+    return node, functions
+
+
+def _find_unknown(cls: type[BaseModel], handler: GetCoreSchemaHandler) -> None:
+    for name, info in cls.__pydantic_fields__.items():
+        check_annotation(cls.__name__, name, info.annotation)
+        try:
+            handler.generate_schema(info.annotation)
+        except PydanticSchemaGenerationError:
+            shown = getattr(info.annotation, "__name__", str(info.annotation))
+            refuse(cls.__name__, name, f"{shown} is not for events", "use a Part or a plain type")
+
+
+def _keys(cls: type[BaseModel], name: str, field: Node) -> tuple[str, list[str]]:
+    """Return the key that is written, which must be one that is read, and those."""
+    written: str = field.get("serialization_alias") or name
+    alias = field.get("validation_alias")
+    read = alias if isinstance(alias, list) else [alias or name]
+    config: Any = cls.model_config
+    names = [path[0] if isinstance(path, list) and len(path) == 1 else path for path in read]
+    if config.get("populate_by_name") or config.get("validate_by_name"):
+        names.append(name)
+    if written not in names:
+        refuse(cls.__name__, name, f"written as {written!r} but not read as it", "use alias=")
+    return written, [key for key in names if isinstance(key, str)]
+
+
+def _check_keys(cls: type[BaseModel], keys: dict[str, str]) -> None:
+    seen: dict[str, str] = {}
+    for name, key in keys.items():
+        if key in seen:
+            refuse(cls.__name__, name, f"{key!r} is also the key of {seen[key]}", "rename one")
+        seen[key] = name

@@ -1,0 +1,62 @@
+"""What `Event` and `Part` have in common as Pydantic models."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("FrozenModel", "absent")
+
+_KEEP_NONE: ContextVar[bool] = ContextVar("eventflow_keep_none", default=False)
+
+
+def absent(value: object) -> bool:
+    """Return whether a field whose default is ``None`` is left out of what is being written."""
+    return value is None and not _KEEP_NONE.get()
+
+
+class FrozenModel(BaseModel):
+    """A model whose shortcuts do not lead around its rules."""
+
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+        """Create an instance, validated: nothing that breaks the rules can be made.
+
+        Raises:
+            ValidationError: A value breaks the rules.
+        """
+        return cls.model_validate(values, by_alias=True, by_name=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; what is in ``update`` is validated, unlike with a bare model.
+
+        Raises:
+            ValidationError: A new value breaks the rules.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        copied = self.__pydantic_validator__.validate_python(
+            {**self.__dict__, **update}, extra="forbid", by_alias=False, by_name=True
+        )
+        fields_set = self.__pydantic_fields_set__ | update.keys()
+        object.__setattr__(copied, "__pydantic_fields_set__", fields_set)
+        result: Self = copied
+        return result
+
+    # Hidden from type checkers, which see pydantic's full signature.
+    if not TYPE_CHECKING:
+
+        def model_dump(self, *, mode: str = "python", **options: Any) -> dict[str, Any]:
+            """Return the fields as a dict; only JSON modes leave out a ``None`` by default."""
+            if mode != "python":
+                return super().model_dump(mode=mode, **options)
+            token = _KEEP_NONE.set(True)
+            try:
+                return super().model_dump(mode=mode, **options)
+            finally:
+                _KEEP_NONE.reset(token)

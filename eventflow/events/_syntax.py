@@ -1,0 +1,83 @@
+"""Whether bytes are one JSON document: UTF-8, syntax, depth; nothing is built from them."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import ValidationError
+from pydantic_core import SchemaValidator, core_schema, from_json
+
+__all__ = ("MAX_DEPTH", "JsonSyntaxError", "check_constants", "check_depth", "check_json", "syntax_error")
+
+MAX_DEPTH = 200
+"""Deepest nesting that is read, the parser's own bound."""
+
+# The parser of pydantic-core reads the whole document before it asks the schema, and this
+# schema takes anything without looking at it, so no Python object is made of the content.
+_ANYTHING = SchemaValidator(
+    core_schema.with_default_schema(core_schema.none_schema(), default=None, on_error="default")
+)
+_POSITION = re.compile(r"(.*?) at line (\d+) column (\d+)", re.DOTALL)
+_CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*+"|NaN|-?Infinity', re.DOTALL)
+
+
+class JsonSyntaxError(Exception):
+    """Bytes are not JSON.
+
+    Attributes:
+        reason: What was wrong.
+        offset: Byte offset of it; ``None`` where it is not known.
+    """
+
+    def __init__(self, reason: str, offset: int | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.offset = offset
+
+
+def check_json(data: bytes) -> None:
+    """Raise unless the bytes are one JSON document at most `MAX_DEPTH` deep."""
+    problem: JsonSyntaxError | None = None
+    try:
+        _ANYTHING.validate_json(data)
+    except ValidationError as exc:
+        problem = syntax_error(data, str(exc.errors(include_url=False)[0]["msg"]))
+    # Raised here, where the parser's error (which holds the whole input) is no context.
+    if problem is not None:
+        raise problem
+    check_constants(data)
+
+
+def check_constants(data: bytes) -> None:
+    """Raise if JSON that was parsed has ``NaN`` or ``Infinity`` in it, which the parser takes."""
+    if b"NaN" not in data and b"Infinity" not in data:
+        return
+    try:
+        from_json(data, allow_inf_nan=False)
+        return
+    except ValueError:
+        pass
+    for match in _CONSTANT.finditer(data):
+        if not match[0].startswith(b'"'):
+            raise JsonSyntaxError(f"{match[0].decode()} is not JSON", match.start())
+
+
+def check_depth(data: bytes) -> None:
+    """Raise if JSON that we wrote is nested deeper than what is read."""
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        check_json(data)
+
+
+def syntax_error(data: bytes, message: str) -> JsonSyntaxError:
+    """Return the parser's message with its line and column turned into a byte offset."""
+    message = message.removeprefix("Invalid JSON: ")
+    match = _POSITION.fullmatch(message)
+    if match is None:
+        return JsonSyntaxError(message, None)
+    reason, line, column = match[1], int(match[2]), int(match[3])
+    if reason.startswith("EOF"):
+        return JsonSyntaxError("the document ends too early", len(data))
+    start = 0
+    for _ in range(line - 1):
+        start = data.index(b"\n", start) + 1
+    return JsonSyntaxError(reason, min(start + max(column - 1, 0), len(data)))

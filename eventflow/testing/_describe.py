@@ -49,11 +49,11 @@ def where_suspended(awaitable: Any) -> str:
 
     Returns:
         ``"file:line in function"``, with ``-> function`` behind it where asyncio or anyio was
-        called to wait; ``"not started or already running"`` when there is no suspended frame.
+        called to wait; ``"no suspended frame"`` when it is over.
     """
     frames = _frames(awaitable)
     if not frames:
-        return "not started or already running"
+        return "no suspended frame"
     innermost = frames[-1]
     own = [frame for frame in frames if not _is_plumbing(frame)]
     shown = own[-1] if own else innermost

@@ -139,10 +139,7 @@ class CancelRound:
             sent = thrown = None
             try:
                 sent = yield waits_for
-            except GeneratorExit:
-                call.close()
-                raise
-            except BaseException as exc:  # handed to the call, whatever it is
+            except BaseException as exc:  # noqa: BLE001 - handed to the call, whatever it is
                 thrown = exc
 
     def _cancel_soon(self, call: Coroutine[Any, Any, Any], waits_for: object) -> None:

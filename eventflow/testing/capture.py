@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from eventflow.errors import EventDefinitionError
 from eventflow.events import Event
 
 if TYPE_CHECKING:
@@ -47,7 +48,22 @@ class EventCapture:
         return f"<EventCapture of {len(self._events)} event(s)>"
 
     async def publish(self, event: Event) -> None:
-        """Record an event, and hand it on if there is somewhere to."""
+        """Record an event, and hand it on if there is somewhere to.
+
+        Raises:
+            EventDefinitionError: Not an event, or of a class without a topic, which no publisher
+                takes; nothing was recorded.
+        """
+        if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance]
+            name = type(event).__name__
+            raise EventDefinitionError(f"{name} is not an Event", event=name)
+        if event.topic is None:
+            name = type(event).__name__
+            raise EventDefinitionError(
+                f"{name} has no topic, so it is a base class; publish one of its subclasses, or "
+                f"give it a topic: class {name}(Event, topic=...)",
+                event=name,
+            )
         self._events.append(event)
         if self._forward_to is not None:
             await self._forward_to.publish(event)

@@ -258,3 +258,22 @@ def test_cancelling_the_test_itself_ends_the_call() -> None:
         return asyncio.get_running_loop().time(), len(asyncio.all_tasks())
 
     assert run_virtual(main) == (0.5, 1)
+
+
+def test_a_call_dropped_with_its_loop_is_closed() -> None:
+    """The call sees GeneratorExit, as any coroutine that is thrown away while it waits."""
+    ends: list[str] = []
+
+    async def call() -> None:
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit:
+            ends.append("closed")
+            raise
+
+    first = next(cancel_rounds())
+    first.step = 99
+    steps = first._main(call())  # pyright: ignore[reportPrivateUsage]
+    steps.send(None)
+    steps.close()
+    assert ends == ["closed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eventflow.errors import EventDefinitionError
 from eventflow.events import Event, EventPublisher
 from eventflow.testing import EventCapture
 
@@ -45,6 +46,16 @@ async def test_it_is_a_publisher_that_records_in_order() -> None:
     assert repr(capture) == "<EventCapture of 3 event(s)>"
     capture.clear()
     assert not capture.events
+
+
+async def test_it_refuses_what_every_publisher_refuses() -> None:
+    """Not an event, or one of a class without a topic: a test must not pass with those."""
+    capture = EventCapture()
+    with pytest.raises(EventDefinitionError, match="Order has no topic"):
+        await capture.publish(Order(order_id="o-1"))
+    with pytest.raises(EventDefinitionError, match="str is not an Event"):
+        await capture.publish("orders.placed")  # type: ignore[arg-type]
+    assert capture.events == ()
 
 
 async def test_it_hands_events_on() -> None:

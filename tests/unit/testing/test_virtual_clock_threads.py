@@ -253,3 +253,32 @@ def test_an_unknown_anyio_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(RuntimeError, match="version of anyio"):
         run_virtual(main)
+
+
+def test_a_thread_left_over_by_an_earlier_run_still_holds_the_clock() -> None:
+    """A worker of anyio that outlives the task it was started for is out all the same."""
+    seen: list[float] = []
+    started, release = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        release.wait(30)
+        watch(runner.get_loop(), seen)
+
+    async def leave_it() -> None:
+        task = asyncio.ensure_future(anyio.to_thread.run_sync(work, abandon_on_cancel=True))
+        while not started.is_set():  # noqa: ASYNC110 - there is no event a thread can set here
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def later() -> float:
+        release.set()
+        await asyncio.sleep(5)
+        assert len(seen) == ROUND_TRIPS
+        return virtual_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(leave_it())
+        assert runner.run(later()) == 5.0
+    assert seen == [0.0] * ROUND_TRIPS

@@ -104,7 +104,10 @@ def test_the_root_loads_no_part_of_ours() -> None:
         ("import socket; socket.socket().close()", "socket"),
         ("import subprocess; subprocess.run(['true'])", "subprocess"),
         ("open('left-behind', 'w').close()", "open"),
-        ("import threading; threading.Timer(0, print).start()", "thread"),
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
+            "Thread-1",
+        ),
         ("import signal; signal.signal(signal.SIGTERM, print)", "sigterm"),
         ("import fastapi", "fastapi"),
     ],
@@ -116,7 +119,7 @@ def test_the_probe_sees(source: str, noticed: str, tmp_path: Path) -> None:
 
     seen = observe("planted", path=tmp_path)
 
-    findings = [*seen["events"], *(loaded(seen) & FOREIGN)]
+    findings = [*seen["events"], *seen["threads"], *(loaded(seen) & FOREIGN)]
     if not seen["sigterm"]:
         findings.append("sigterm")
     assert any(noticed in finding for finding in findings)

@@ -132,10 +132,12 @@ def test_changelog_fragments_have_names_that_sort() -> None:
         assert 0 < len(path.read_text(encoding="utf-8").split()) <= 120, path.name
 
 
-def test_decisions_are_numbered_without_gaps() -> None:
-    """``NNNN-title.md`` from 0001 on, each with its context, decision and consequences."""
+def test_decisions_are_numbered_once() -> None:
+    """``NNNN-title.md``, no number twice, each with its context, decision and consequences."""
     paths = sorted(ROOT.glob("docs/decisions/[0-9]*.md"))
-    assert [int(path.name[:4]) for path in paths] == list(range(1, len(paths) + 1))
+    numbers = [path.name[:5] for path in paths]
+    assert all(re.fullmatch(r"\d{4}-", number) for number in numbers)
+    assert len(numbers) == len(set(numbers))
     for path in paths:
         text = path.read_text(encoding="utf-8")
         for heading in ("## Context", "## Decision", "## Consequences"):

@@ -105,7 +105,7 @@ def test_the_root_loads_no_part_of_ours() -> None:
         ("import subprocess; subprocess.run(['true'])", "subprocess"),
         ("open('left-behind', 'w').close()", "open"),
         (
-            "import threading, time; threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
+            "import threading as t, time; t.Thread(target=time.sleep, args=[9], daemon=True).start()",
             "Thread-1",
         ),
         ("import signal; signal.signal(signal.SIGTERM, print)", "sigterm"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import collections.abc as abc
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from eventflow.errors import EventDefinitionError
@@ -29,7 +29,7 @@ _MAX_ALIAS_DEPTH = 20
 _REMEDIES: dict[object, str] = {
     Any: _TYPED,
     object: _TYPED,
-    abc.Callable: "JSON has no functions",
+    Callable: "JSON has no functions",
     abc.Collection: _TUPLE,
     abc.Iterable: _TUPLE,
     abc.Iterator: _TUPLE,

@@ -65,7 +65,7 @@ def value_spans(data: bytes, keys: Collection[str]) -> list[Span] | None:
         if end is None:
             return None
         name = _key_text(key[1])
-        if name in keys:
+        if name is not None and name in keys:
             spans.append((name, start, end))
         following = _NEXT.match(data, end)
         if following is None:

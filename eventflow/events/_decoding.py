@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eventflow.errors import EventDecodeError
 from eventflow.events._syntax import JsonSyntaxError, syntax_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sized
+
     from pydantic import ValidationError
 
 __all__ = ("decode_error", "json_error", "shown")
@@ -67,10 +69,9 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         cut = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
         return ascii(cut) if any(_unprintable(c) for c in cut) else repr(cut)
-    if isinstance(value, list | tuple):
-        return f"an array of {len(value)}"
-    if isinstance(value, dict):
-        return f"an object of {len(value)}"
+    if isinstance(value, list | tuple | dict):
+        count = len(cast("Sized", value))
+        return f"an object of {count}" if isinstance(value, dict) else f"an array of {count}"
     return shown_text(repr(value)) if isinstance(value, float) else type(value).__name__
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic.errors import PydanticSchemaGenerationError
 
 from eventflow.events._annotations import check_annotation, refuse
-from eventflow.events._schema import FUNCTIONS, Walk
+from eventflow.events._nodes import FUNCTIONS
+from eventflow.events._schema import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic import BaseModel, GetCoreSchemaHandler
 
-    from eventflow.events._leaves import Node
+    from eventflow.events._nodes import Node
 
-__all__ = ("RawField", "check_class", "complete_schema")
+__all__ = ("Completed", "RawField", "check_class", "complete_schema")
 
 # What these would change is fixed by the wire, or by the promise that an event can't change.
 _FIXED_CONFIG: dict[str, object] = {
@@ -53,6 +55,20 @@ class RawField(NamedTuple):
     left_out: bool
 
 
+class Completed(NamedTuple):
+    """A class's schema after its rules were applied.
+
+    Attributes:
+        schema: What to give to pydantic.
+        raw: The fields that hold `RawJson`, by name.
+        nested: Whether there is a `Part` in any field.
+    """
+
+    schema: Any
+    raw: dict[str, RawField]
+    nested: bool
+
+
 def check_class(
     cls: type[BaseModel], *, base_config: dict[str, Any], reserved: Iterable[str] = ()
 ) -> None:
@@ -62,15 +78,21 @@ def check_class(
         fixed = base_config.get(key, _FIXED_CONFIG.get(key, value))
         if value != fixed:
             refuse(name, "", f"model_config {key}={value!r}", "it is fixed for events; drop it")
-    own = {*cls.__dict__, *cls.__dict__.get("__annotations__", {})}
+    own = {*cls.__dict__, *inspect.get_annotations(cls)}
     for taken in reserved:
         if taken in own:
-            refuse(name, taken, f"every event has an attribute {taken!r} already", "rename the field")
+            refuse(
+                name, taken, f"every event has an attribute {taken!r} already", "rename the field"
+            )
     if "__init__" in cls.__dict__ or "__new__" in cls.__dict__:
-        refuse(name, "", "an __init__ or __new__ of its own", "use a classmethod that calls cls(...)")
+        refuse(
+            name, "", "an __init__ or __new__ of its own", "use a classmethod that calls cls(...)"
+        )
     if cls.__private_attributes__:
         private = next(iter(cls.__private_attributes__))
-        refuse(name, private, "a private attribute can change", "make it a field, or keep it elsewhere")
+        refuse(
+            name, private, "a private attribute can change", "make it a field, or keep it elsewhere"
+        )
 
 
 def complete_schema(
@@ -79,8 +101,8 @@ def complete_schema(
     handler: GetCoreSchemaHandler,
     *,
     raw_allowed: bool,
-) -> tuple[Any, dict[str, RawField]]:
-    """Return the schema of the class, and its `RawJson` fields by name.
+) -> Completed:
+    """Return the schema of the class, and what reading and writing need to know of it.
 
     Raises:
         EventDefinitionError: A field breaks the rules.
@@ -93,8 +115,8 @@ def complete_schema(
         refuse(cls.__name__, "", "pydantic has no schema for a field", str(exc).splitlines()[0])
     model, functions = _model(handler.resolve_ref_schema(schema), handler)
     metadata: Any = model.setdefault("metadata", {})
-    if "eventflow_raw" in metadata:
-        return schema, metadata["eventflow_raw"]
+    if "eventflow_class" in metadata:
+        return Completed(schema, *metadata["eventflow_class"])
     for node in (*functions, model):
         if "serialization" in node:
             refuse(cls.__name__, "", "a model serializer", "the wire form is fixed; drop it")
@@ -104,9 +126,7 @@ def complete_schema(
     while fields["type"] in FUNCTIONS:
         fields = fields["schema"]
     for computed in fields.get("computed_fields", ()):
-        refuse(
-            cls.__name__, computed["property_name"], "a computed field", "use a plain property"
-        )
+        refuse(cls.__name__, computed["property_name"], "a computed field", "use a plain property")
     open_parameters = bool(cls.__pydantic_generic_metadata__["parameters"])
     for name, info in cls.__pydantic_fields__.items():
         if not open_parameters:
@@ -125,8 +145,8 @@ def complete_schema(
         name: RawField(*keys[name], optional, "serialization_exclude_if" in fields["fields"][name])
         for name, optional in walk.raw_fields.items()
     }
-    metadata["eventflow_raw"] = raw
-    return schema, raw
+    metadata["eventflow_class"] = (raw, walk.nested)
+    return Completed(schema, raw, walk.nested)
 
 
 def _model(node: Any, handler: GetCoreSchemaHandler) -> tuple[Node, list[Node]]:
@@ -150,10 +170,14 @@ def _find_unknown(cls: type[BaseModel], handler: GetCoreSchemaHandler) -> None:
 def _keys(cls: type[BaseModel], name: str, field: Node) -> tuple[str, list[str]]:
     """Return the key that is written, which must be one that is read, and those."""
     written: str = field.get("serialization_alias") or name
-    alias = field.get("validation_alias")
-    read = alias if isinstance(alias, list) else [alias or name]
+    alias: str | list[list[str | int]] | None = field.get("validation_alias")
+    names: list[str | int] = []
+    if isinstance(alias, list):
+        # Each choice is a path; one of several steps reads a key of something nested.
+        names += [path[0] for path in alias if len(path) == 1]
+    else:
+        names.append(alias or name)
     config: Any = cls.model_config
-    names = [path[0] if isinstance(path, list) and len(path) == 1 else path for path in read]
     if config.get("populate_by_name") or config.get("validate_by_name"):
         names.append(name)
     if written not in names:

@@ -10,19 +10,18 @@ from __future__ import annotations
 import binascii
 from base64 import b64encode
 from datetime import UTC, datetime, time, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticCustomError, core_schema
 
+from eventflow.events._nodes import Node, kind_of, metadata_of
 from eventflow.events.integers import BIG_INT_DIGITS, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("LEAVES", "Node")
-
-Node = dict[str, Any]
-"""A core schema while it is being rewritten."""
+__all__ = ("LEAVES",)
 
 _BIG_INT_MAX = 10**BIG_INT_DIGITS - 1
 _MICROSECOND = timedelta(microseconds=1)
@@ -37,7 +36,7 @@ _INTEGER = "-?(0|[1-9][0-9]*)"
 
 
 def _integer(node: Node) -> Node:
-    kind = node.get("metadata", {}).get("eventflow_kind")
+    kind = kind_of(node)
     bound = (-_BIG_INT_MAX, _BIG_INT_MAX) if kind == "big-int" else (INT64_MIN, INT64_MAX)
     bounded = {
         **node,
@@ -59,9 +58,11 @@ def _text(node: Node) -> Node:
     # Any bound on the length makes pydantic-core refuse lone surrogates, which have no UTF-8.
     if node.get("min_length") or node.get("max_length") is not None or node.get("pattern"):
         return {**node, "strict": True}
-    metadata = {**(node.get("metadata") or {})}
-    functions = metadata.get("pydantic_js_functions", [])
-    metadata["pydantic_js_functions"] = [*functions, _without_min_length]
+    metadata = {**metadata_of(node)}
+    metadata["pydantic_js_functions"] = [
+        *metadata.get("pydantic_js_functions", ()),
+        _without_min_length,
+    ]
     return {**node, "strict": True, "min_length": 0, "metadata": metadata}
 
 
@@ -90,7 +91,7 @@ def _clock(node: Node) -> Node:
 
 
 def _duration(node: Node) -> Node:
-    node = {
+    value: Any = {
         **node,
         "strict": True,
         "serialization": core_schema.plain_serializer_function_ser_schema(
@@ -101,9 +102,9 @@ def _duration(node: Node) -> Node:
         _from_nanoseconds, core_schema.int_schema(strict=True, ge=INT64_MIN, le=INT64_MAX)
     )
     return _json_or_python(
-        core_schema.chain_schema([read, node]),
-        core_schema.no_info_after_validator_function(_within_int64, node),
-        node["serialization"],
+        core_schema.chain_schema([read, value]),
+        core_schema.no_info_after_validator_function(_within_int64, value),
+        value["serialization"],
         {"type": "integer", "format": "int64"},
     )
 
@@ -118,7 +119,7 @@ def _identifier(node: Node) -> Node:
 
 
 def _octets(node: Node) -> Node:
-    node = {
+    value: Any = {
         **node,
         "strict": True,
         "serialization": core_schema.plain_serializer_function_ser_schema(
@@ -129,9 +130,9 @@ def _octets(node: Node) -> Node:
         _from_base64, core_schema.str_schema(strict=True)
     )
     return _json_or_python(
-        core_schema.chain_schema([read, node]),
-        node,
-        node["serialization"],
+        core_schema.chain_schema([read, value]),
+        value,
+        value["serialization"],
         {"type": "string", "contentEncoding": "base64"},
     )
 
@@ -162,7 +163,8 @@ def _text_or_value(
     max_length: int | None = None,
 ) -> Node:
     text = core_schema.str_schema(strict=True, pattern=f"^{pattern}$", max_length=max_length)
-    read: Any = core_schema.chain_schema([text, {**node, "strict": False}])  # type: ignore[list-item]
+    value: Any = {**node, "strict": False}
+    read: Any = core_schema.chain_schema([text, value])
     made: Any = node
     if after is not None:
         read = core_schema.no_info_after_validator_function(after, read)
@@ -177,7 +179,7 @@ def _json_or_python(read: Any, made: Any, serialization: Any, json_schema: Node)
         serialization=serialization,
         metadata={
             "eventflow_done": True,
-            "pydantic_js_functions": [lambda _schema, _handler: dict(json_schema)],
+            "pydantic_js_functions": [partial(_described, json_schema)],
         },
     )
     result: Node = node
@@ -188,6 +190,10 @@ def _without_min_length(schema: Any, handler: Any) -> Any:
     described = handler(schema)
     described.pop("minLength", None)
     return described
+
+
+def _described(json_schema: Node, schema: Any, handler: Any) -> Node:
+    return dict(json_schema)
 
 
 def _to_utc(value: datetime) -> datetime:

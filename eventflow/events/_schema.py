@@ -8,22 +8,24 @@ schema comes by again inside every event that has the part.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic_core import PydanticCustomError, core_schema
 
 from eventflow.events._annotations import refuse
-from eventflow.events._leaves import LEAVES, Node
+from eventflow.events._leaves import LEAVES
 from eventflow.events._model import absent
+from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
 from eventflow.events.mapping import FrozenMapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
-__all__ = ("FUNCTIONS", "Walk")
+__all__ = ("Walk",)
 
-FUNCTIONS = ("function-after", "function-before", "function-wrap")
 _REMEDY = (
     "use a Part, tuple[T, ...], Mapping[str, T], an Enum, a Literal, RawJson, or a plain type "
     "(str, int, float, bool, bytes, Decimal, UUID, datetime, date, time, timedelta)"
@@ -42,6 +44,7 @@ class Walk:
 
     Attributes:
         raw_fields: The names of the fields that hold `RawJson`, and whether they can be ``None``.
+        nested: Whether a `Part` was met.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Walk:
         self._raw_here = False
         self._open: set[str] = set()
         self.raw_fields: dict[str, bool] = {}
+        self.nested = False
 
     def field(self, name: str, field: Node) -> None:
         """Rewrite one field of the class."""
@@ -69,7 +73,7 @@ class Walk:
         inner = schema
         while inner["type"] in ("default", "nullable", *FUNCTIONS):
             inner = inner["schema"]
-        self._raw_here = self._raw_allowed and _kind(inner) == "raw"
+        self._raw_here = self._raw_allowed and kind_of(inner) == "raw"
         if self._raw_here:
             self.raw_fields[name] = "nullable" in _types_above(schema)
         if schema["type"] == "default" and "default" in schema and schema["default"] is None:
@@ -78,7 +82,7 @@ class Walk:
 
     def node(self, node: Node, path: str) -> Node:
         """Return the schema that takes the place of this one."""
-        metadata = node.get("metadata") or {}
+        metadata = metadata_of(node)
         if metadata.get("eventflow_done"):
             return node
         if metadata.get("eventflow_kind") == "raw":
@@ -101,25 +105,25 @@ class Walk:
             if kind == "datetime" and node.get("tz_constraint") == "naive":
                 self._refuse(path, "a naive datetime is no point in time", "use datetime")
             return leaf(node)
-        method = getattr(self, "_" + kind.replace("-", "_"), None)
+        method: Any = getattr(self, "_" + kind.replace("-", "_"), None)
         if method is None:
             self._refuse(path, f"{_shown(node)} is not for events", _REMEDY)
         result: Node = method(node, path)
         return result
 
     def _any(self, node: Node, path: str) -> Node:
-        if self._generic:
-            return _node(core_schema.no_info_plain_validator_function(_unparametrised))
-        self._refuse(
-            path, "Any and object say nothing", "say the type; RawJson for JSON passed on unread"
-        )
+        if not self._generic:
+            self._refuse(
+                path, "Any says nothing", "say the type; RawJson for JSON passed on unread"
+            )
+        return _node(core_schema.no_info_plain_validator_function(_unparametrised))
 
     def _literal(self, node: Node, path: str) -> Node:
-        check_literal(node["expected"], lambda *text: self._refuse(path, *text))
+        check_literal(node["expected"], partial(self._refuse, path))
         return node
 
     def _enum(self, node: Node, path: str) -> Node:
-        check_enum(node["cls"], lambda *text: self._refuse(path, *text))
+        check_enum(node["cls"], partial(self._refuse, path))
         return node
 
     def _nullable(self, node: Node, path: str) -> Node:
@@ -167,11 +171,11 @@ class Walk:
         )
 
     def _union(self, node: Node, path: str) -> Node:
-        metadata = node.get("metadata") or {}
-        choices = [c[0] if isinstance(c, tuple) else c for c in node["choices"]]
+        metadata = metadata_of(node)
+        choices = choices_of(node)
         # Pydantic turns it into a tagged union once every choice is known.
         if "pydantic_internal_union_discriminator" not in metadata:
-            check_choices(choices, self._resolve, lambda *text: self._refuse(path, *text))
+            check_choices(choices, self._resolve, partial(self._refuse, path))
         return {**node, "choices": [self.node(choice, path) for choice in choices]}
 
     def _tagged_union(self, node: Node, path: str) -> Node:
@@ -179,8 +183,9 @@ class Walk:
             self._refuse(
                 path, "a discriminator that is a function", "name a field: discriminator='kind'"
             )
-        choices = {tag: self.node(choice, path) for tag, choice in node["choices"].items()}
-        return {**node, "choices": choices}
+        choices: dict[str, Node] = node["choices"]
+        walked = {tag: self.node(choice, path) for tag, choice in choices.items()}
+        return {**node, "choices": walked}
 
     def _lax_or_strict(self, node: Node, path: str) -> Node:
         return self.node(node["strict_schema"], path)
@@ -190,10 +195,10 @@ class Walk:
 
     def _function_after(self, node: Node, path: str) -> Node:
         inner = self.node(node["schema"], path)
-        if self._raw_here and _kind(_bare(inner)) == "raw":
+        if self._raw_here and kind_of(bare(inner)) == "raw":
             return {**node, "schema": inner}
         # What the user's function returned is checked like what the caller gave.
-        checked: Any = [{**node, "schema": inner}, self._made(inner)]
+        checked: Any = [{**node, "schema": inner}, as_made(inner, self._resolve)]
         return _marked(core_schema.chain_schema(checked))
 
     _function_wrap = _function_after
@@ -205,25 +210,26 @@ class Walk:
         return {**node, "schema": self.node(node["schema"], path)}
 
     def _model(self, node: Node, path: str) -> Node:
-        if getattr(node["cls"], "__eventflow_part__", False):
-            return node
-        name = node["cls"].__name__
-        if hasattr(node["cls"], "__eventflow_name__"):
-            self._refuse(path, f"{name} is an event", "use a Part for what is inside an event")
-        self._refuse(
-            path, f"{name} is a model with rules of its own", f"make it class {name}(Part)"
-        )
+        cls: type[object] = node["cls"]
+        if hasattr(cls, "__eventflow_name__"):
+            self._refuse(path, f"{cls.__name__} is an event", "use a Part for what is inside one")
+        if not hasattr(cls, "__eventflow_part__"):
+            remedy = f"make it class {cls.__name__}(Part)"
+            self._refuse(path, f"{cls.__name__} is a model with rules of its own", remedy)
+        self.nested = True
+        return node
 
     def _definition_ref(self, node: Node, path: str) -> Node:
         reference = node["schema_ref"]
         try:
             target = self._resolve(node)
-        except LookupError:
+        except LookupError:  # still being made: a part that contains itself
+            self.nested = True
             return node
         if target is node or reference in self._open:
             return node
-        if _bare(target)["type"] == "model":
-            self._model(_bare(target), path)
+        if bare(target)["type"] == "model":
+            self._model(bare(target), path)
             return node
         self._open.add(reference)
         rewritten = {**self.node({k: v for k, v in target.items() if k != "ref"}, path)}
@@ -232,46 +238,7 @@ class Walk:
         target.update(rewritten, ref=reference)
         return node
 
-    def _made(self, node: Node) -> Node:
-        """Return what checks a value that is there already, without the user's functions."""
-        kind = node["type"]
-        if kind == "json-or-python":
-            return self._made_inside(node["python_schema"])
-        if kind in FUNCTIONS and not _ours(node):
-            return self._made(node["schema"])
-        if kind == "chain":
-            return self._made(node["steps"][-1])
-        if kind == "definition-ref":
-            target = self._resolve_or(node)
-            if target is None or _bare(target)["type"] == "model":
-                return node
-            return self._made({k: v for k, v in target.items() if k != "ref"})
-        return self._made_inside(node)
-
-    def _made_inside(self, node: Node) -> Node:
-        changed = dict(node)
-        if node["type"] == "model":
-            return node
-        for key in ("schema", "values_schema"):
-            if key in node:
-                changed[key] = self._made(node[key])
-        if "items_schema" in node:
-            changed["items_schema"] = [self._made(item) for item in node["items_schema"]]
-        choices: Any = node.get("choices")
-        if isinstance(choices, dict):
-            changed["choices"] = {tag: self._made(choice) for tag, choice in choices.items()}
-        elif choices is not None:
-            changed["choices"] = [self._made(choice) for choice in choices]
-        return changed
-
-    def _resolve_or(self, node: Node) -> Node | None:
-        try:
-            target: Node = self._resolve(node)
-        except LookupError:
-            return None
-        return None if target is node or node["schema_ref"] in self._open else target
-
-    def _refuse(self, path: str, problem: str, remedy: str) -> Any:
+    def _refuse(self, path: str, problem: str, remedy: str) -> NoReturn:
         refuse(self._owner, path, problem, remedy)
 
 
@@ -281,24 +248,8 @@ def _node(schema: Any) -> Node:
 
 
 def _marked(schema: Any) -> Node:
-    schema["metadata"] = {**(schema.get("metadata") or {}), "eventflow_done": True}
+    schema["metadata"] = {**metadata_of(schema), "eventflow_done": True}
     return _node(schema)
-
-
-def _kind(node: Node) -> str | None:
-    kind: str | None = (node.get("metadata") or {}).get("eventflow_kind")
-    return kind
-
-
-def _bare(node: Node) -> Node:
-    while node["type"] in ("default", "nullable", *FUNCTIONS):
-        node = node["schema"]
-    return node
-
-
-def _ours(node: Node) -> bool:
-    function: Any = node.get("function")
-    return getattr(function["function"], "__module__", "").startswith("eventflow.events.")
 
 
 def _types_above(node: Node) -> set[str]:
@@ -314,12 +265,12 @@ def _shown(node: Node) -> str:
     return cls.__name__ if isinstance(cls, type) else f"a {node['type']}"
 
 
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def _as_tuple(value: Any) -> Any:
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
-def _as_dict(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else value
+def _as_dict(value: Any) -> Any:
+    return dict(cast("Mapping[object, object]", value)) if isinstance(value, Mapping) else value
 
 
 def _as_dict_form(value: Mapping[str, Any], handler: Callable[[Any], Any]) -> Any:

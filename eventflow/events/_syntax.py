@@ -7,7 +7,14 @@ import re
 from pydantic import ValidationError
 from pydantic_core import SchemaValidator, core_schema, from_json
 
-__all__ = ("MAX_DEPTH", "JsonSyntaxError", "check_constants", "check_depth", "check_json", "syntax_error")
+__all__ = (
+    "MAX_DEPTH",
+    "JsonSyntaxError",
+    "check_constants",
+    "check_depth",
+    "check_json",
+    "syntax_error",
+)
 
 MAX_DEPTH = 200
 """Deepest nesting that is read, the parser's own bound."""

@@ -6,12 +6,13 @@ import enum
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from eventflow.events._nodes import choices_of, kind_of
 from eventflow.events.integers import INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from eventflow.events._leaves import Node
+    from eventflow.events._nodes import Node
 
 __all__ = ("check_choices", "check_enum", "check_literal")
 
@@ -59,7 +60,9 @@ def check_literal(expected: Iterable[object], refuse: Callable[[str, str], objec
     for value in expected:
         plain = value.value if isinstance(value, enum.Enum) else value
         if isinstance(value, enum.Enum) and not isinstance(value, str | int):
-            refuse(f"{value} in a Literal can't be read back", "use an Enum with str or int mixed in")
+            refuse(
+                f"{value} in a Literal can't be read back", "use an Enum with str or int mixed in"
+            )
         if not (plain is None or isinstance(plain, bool) or _is_plain(plain)):
             refuse(f"the literal {plain!r} has no exact JSON form", "use str, int64, bool or None")
 
@@ -67,7 +70,9 @@ def check_literal(expected: Iterable[object], refuse: Callable[[str, str], objec
 def check_enum(cls: type[enum.Enum], refuse: Callable[[str, str], object]) -> None:
     """Refuse an enum with values other than text and int64."""
     if issubclass(cls, enum.Flag):
-        refuse(f"{cls.__name__} is a Flag, whose values combine", "use an int, or a tuple of an Enum")
+        refuse(
+            f"{cls.__name__} is a Flag, whose values combine", "use an int, or a tuple of an Enum"
+        )
     for member in cls:
         if isinstance(member.value, bool) or not _is_plain(member.value):
             refuse(f"{member} has the value {member.value!r}", "give it a str or an int64")
@@ -84,7 +89,7 @@ def _is_plain(value: object) -> bool:
 def _forms(node: Node, resolve: Callable[[Any], Any]) -> list[tuple[str, str]]:
     """Return the JSON types an alternative can have, each with the kind of its schema."""
     kind = node["type"]
-    if (node.get("metadata") or {}).get("eventflow_kind") == "int64-string":
+    if kind_of(node) == "int64-string":
         return [("string", "Int64String")]
     if kind in _JSON_TYPES:
         return [(_JSON_TYPES[kind], kind)]
@@ -100,19 +105,12 @@ def _forms(node: Node, resolve: Callable[[Any], Any]) -> list[tuple[str, str]]:
         return [] if target is node else _forms(target, resolve)
     if kind == "nullable":
         return [("null", "none"), *_forms(node["schema"], resolve)]
-    inner: Any = node.get("choices")
-    if inner is not None:
-        options = inner.values() if isinstance(inner, dict) else inner
-        return [form for o in options for form in _forms(_plain_choice(o), resolve)]
+    if "choices" in node:
+        return [form for choice in choices_of(node) for form in _forms(choice, resolve)]
     for key in ("python_schema", "schema", "strict_schema"):
         if key in node:
             return _forms(node[key], resolve)
     return _forms(node["steps"][-1], resolve) if "steps" in node else []
-
-
-def _plain_choice(choice: Any) -> Node:
-    result: Node = choice[0] if isinstance(choice, tuple) else choice
-    return result
 
 
 def _plain_form(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from eventflow.errors import EventDecodeError
 from eventflow.events._syntax import JsonSyntaxError, check_json
@@ -18,7 +18,7 @@ class _Number(str):
 
 
 def canonical_json(data: bytes) -> bytes:
-    """Return the document with its keys sorted by code point and no blanks.
+    r"""Return the document with its keys sorted by code point and no blanks.
 
     Strings are written with the fewest escapes, as UTF-8; the text of a number is kept
     (``1e2`` stays ``1e2``, and differs from ``100``); of a key that comes twice the last
@@ -28,7 +28,7 @@ def canonical_json(data: bytes) -> bytes:
         EventDecodeError: The bytes are not JSON, or nested deeper than 200.
 
     Example:
-        >>> canonical_json(b'{"b": 1e2, "a": "\\u00e9"}').decode()
+        >>> canonical_json(b'{"b": 1e2, "a": "\u00e9"}').decode()
         '{"a":"é","b":1e2}'
     """
     try:
@@ -44,10 +44,10 @@ def canonical_json(data: bytes) -> bytes:
 def _write(value: Any) -> str:
     # Recursion is bounded: check_json has refused what is nested deeper than 200.
     if isinstance(value, dict):
-        members = sorted(value.items())
+        members = sorted(cast("dict[str, Any]", value).items())
         return "{" + ",".join(f"{_text(key)}:{_write(item)}" for key, item in members) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_write, value)) + "]"
+        return "[" + ",".join(map(_write, cast("list[object]", value))) + "]"
     if isinstance(value, _Number):
         return str(value)
     return _text(value)

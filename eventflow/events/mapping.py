@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ("FrozenMapping",)
 
@@ -32,7 +32,7 @@ class FrozenMapping(Mapping[str, V_co]):
     _items: dict[str, V_co]
 
     def __init__(self, items: Mapping[str, V_co] | None = None, /) -> None:
-        object.__setattr__(self, "_items", dict(items or ()))
+        object.__setattr__(self, "_items", {} if items is None else dict(items))
 
     def __getitem__(self, key: str) -> V_co:
         return self._items[key]
@@ -48,7 +48,7 @@ class FrozenMapping(Mapping[str, V_co]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, FrozenMapping):
-            return self._items == other._items
+            return self._items == cast("FrozenMapping[object]", other)._items
         return self._items == other
 
     def __hash__(self) -> int:

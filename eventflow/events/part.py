@@ -50,8 +50,7 @@ class Part(FrozenModel):
         if "__eventflow_part__" in cls.__dict__:  # Part itself
             return handler(source)
         check_class(cls, base_config=dict(_CONFIG))
-        schema: CoreSchema
-        schema, _ = complete_schema(cls, source, handler, raw_allowed=False)
+        schema: CoreSchema = complete_schema(cls, source, handler, raw_allowed=False).schema
         return schema
 
     @classmethod

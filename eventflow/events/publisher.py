@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from eventflow.events.event import Event
+if TYPE_CHECKING:
+    from eventflow.events.event import Event
 
 __all__ = ("EventPublisher",)
 

@@ -1,0 +1,100 @@
+"""Runs the service: ``python -m examples.github_webhooks``, with ``--demo`` for its own traffic.
+
+Ends with 0 when everything that was accepted was handled, or dropped by the policy that allows
+it; with 1 when the stop had to cut something, or the demo found that something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from examples.github_webhooks.app import create_app
+from examples.github_webhooks.demo import Demo
+from examples.github_webhooks.server import HOST, Server, listen
+from examples.github_webhooks.settings import Settings
+from examples.github_webhooks.signature import sign
+
+if TYPE_CHECKING:
+    from eventflow.bus import BusStatistics
+
+DEFAULT_PORT = 8000
+CURL = """\
+curl -i {url}/webhooks/github -H 'X-GitHub-Event: push' \\
+    -H "X-GitHub-Delivery: curl-$(date +%s)" -H 'X-Hub-Signature-256: {signature}' \\
+    --data-binary '{body}'"""
+BODY = (
+    '{"ref":"refs/heads/main","commits":[{"message":"Say hello"}],'
+    '"repository":{"full_name":"you/first"},"sender":{"login":"you"}}'
+)
+
+
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def main() -> int:
+    """Run until a signal, or the end of the demo; print the ledger."""
+    parser = argparse.ArgumentParser(prog="python -m examples.github_webhooks")
+    parser.add_argument("--demo", action="store_true", help="make traffic, then end")
+    is_demo: bool = parser.parse_args().demo
+    log_to_stderr()
+    with tempfile.TemporaryDirectory(prefix="github-webhooks-") as scratch:
+        try:
+            settings = Settings.from_environment(os.environ, database=Path(scratch) / "feed.db")
+            sock = listen(int(os.environ.get("PORT") or DEFAULT_PORT))
+        except (OSError, OverflowError, ValueError) as exc:
+            print(f"can't start: {exc}", file=sys.stderr)
+            return 1
+        url = f"http://{HOST}:{sock.getsockname()[1]}"
+        app = create_app(settings)
+        demo = Demo(url, settings, app.state.bus, say) if is_demo else None
+
+        def announce() -> None:
+            say(f"Look at {url}/ (the ledger as JSON: {url}/stats)")
+            say(f"The feed is stored in {settings.database}")
+            if demo is None:
+                signature = sign(BODY.encode(), settings.secret)
+                say("Send it something; this one is signed, and can be pasted as it stands:\n")
+                say(CURL.format(url=url, signature=signature, body=BODY) + "\n")
+                say("Ctrl-C stops it.")
+            else:
+                demo.ready.set()
+
+        server = Server(app, announce)
+        # Uvicorn takes the signals over while it serves. When it is done it raises them once
+        # more, to us, so that nothing is left to do; and one that came too early isn't lost.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: setattr(server, "should_exit", True))
+        asyncio.run(server.serve([sock]) if demo is None else demo.run(server, sock))
+        ledger: BusStatistics = app.state.bus.ledger
+        say(f"\n{ledger}")
+        return 0 if is_complete(ledger) and (demo is None or demo.is_complete(ledger)) else 1
+
+
+def is_complete(ledger: BusStatistics) -> bool:
+    """Tell whether the stop cut nothing."""
+    total = ledger.total
+    cut = total.cancelled + total.released + total.abandoned + len(ledger.abandoned)
+    return ledger.state == "closed" and ledger.adds_up and not cut
+
+
+def log_to_stderr() -> None:
+    """Warnings in full, except on a terminal: the ids of what was dropped fill a screen there."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    if sys.stderr.isatty():
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message).150s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""What can be set from outside."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the service.
+
+    Attributes:
+        database: File of the activity feed.
+        secret: What deliveries are signed with; made up when there is none.
+        notify_s: Seconds that telling the chat takes.
+    """
+
+    database: Path
+    secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    notify_s: float = 0.1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], *, database: Path) -> Settings:
+        """Read ``DATABASE``, ``WEBHOOK_SECRET`` and ``NOTIFY_SECONDS``; all may be absent."""
+        return cls(
+            database=Path(environment.get("DATABASE") or database),
+            secret=environment.get("WEBHOOK_SECRET") or secrets.token_hex(16),
+            notify_s=float(environment.get("NOTIFY_SECONDS") or cls.notify_s),
+        )

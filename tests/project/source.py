@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,11 @@ class Module:
 
     name: str
     path: Path
-    tree: ast.Module
+
+    @property
+    def tree(self) -> ast.Module:
+        # Read when a test asks: parsing everything would delay the first test of a run.
+        return parsed(self.path)
 
     @property
     def is_package(self) -> bool:
@@ -32,7 +37,7 @@ class Module:
 
     def at(self, node: ast.AST) -> str:
         """Where a node is, in the form editors open."""
-        return f"{self.path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+        return f"{os.path.relpath(self.path, ROOT)}:{getattr(node, 'lineno', 1)}"
 
 
 @cache
@@ -47,7 +52,7 @@ def modules() -> tuple[Module, ...]:
     for path in sorted(ROOT.joinpath("eventflow").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found.append(Module(name, path, parsed(path)))
+        found.append(Module(name, path))
     return tuple(found)
 
 

@@ -120,6 +120,8 @@ class Consumer:
         del self._workers[worker]
         self.inbox.readers.discard(worker)
         self._start_worker(successor)
+        if self.inbox.closed:
+            self._workers[successor].cancel()
 
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

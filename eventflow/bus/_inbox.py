@@ -274,9 +274,10 @@ class Inbox:
     # The end
 
     def close(self) -> None:
-        """Take nothing in any more, and let no publisher wait."""
+        """Take nothing in any more, let no publisher wait, and let no reader start anything."""
         self.closed = True
         self.limit = ALWAYS_FULL
+        self.release_all()
 
     def release_all(self) -> None:
         """Count what is still buffered as released, and log every id."""

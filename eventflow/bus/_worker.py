@@ -242,6 +242,9 @@ class Worker(AttemptGuard):
         inbox = self._inbox
         current_attempt.set(None)
         inbox.went_idle()
+        if inbox.closed:
+            # The handler took back the stop's cancellation with `uncancel()`.
+            raise asyncio.CancelledError
         future = self._loop.create_future()
         inbox.idle.append(future)
         try:

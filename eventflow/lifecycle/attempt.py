@@ -111,6 +111,10 @@ class AttemptGuard:
         fired, self.fired = self.fired, 0
         for _ in range(fired):
             self.task.uncancel()
+        if fired and isinstance(self.timer, asyncio.TimerHandle):
+            # It is armed for a further cancel of this attempt: too late for the next one.
+            self.timer.cancel()
+            self.timer = None
         if self.task.cancelling() > self.base:
             return "timed_out_and_stopped" if fired else "stopped"
         return "timed_out" if fired else "by_itself"

@@ -103,16 +103,18 @@ def test_the_root_loads_no_part_of_ours() -> None:
     assert not {n for n in ours if n.startswith(("eventflow.brokers", "eventflow.testing"))}
 
 
+THREAD = """import threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "noticed"),
     [
         ("import socket; socket.socket().close()", "socket"),
         ("import subprocess; subprocess.run(['true'])", "subprocess"),
         ("open('left-behind', 'w').close()", "open"),
-        (
-            "import threading\nwait = threading.Event().wait\nthreading.Thread(target=wait, daemon=True).start()",
-            "Thread-1",
-        ),
+        (THREAD, "Thread-1"),
         ("import signal; signal.signal(signal.SIGTERM, print)", "sigterm"),
         ("import fastapi", "fastapi"),
     ],

@@ -74,9 +74,6 @@ class Event(FrozenModel):
     __eventflow_plan__: ClassVar[Plan | None] = None
     __eventflow_read__: ClassVar[Callable[..., Any] | None] = None
 
-    if TYPE_CHECKING:
-        __eventflow_cell__: Cell
-
     def __init_subclass__(
         cls, *, topic: str | None = None, name: str | None = None, **kwargs: Any
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 from time import time_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,7 +13,7 @@ from eventflow.errors import EventDecodeError, EventEncodeError
 from eventflow.events._annotations import refuse
 from eventflow.events._decoding import decode_error, json_error
 from eventflow.events._definition import check_class, complete_schema
-from eventflow.events._identity import Cell, identify, now, restored
+from eventflow.events._identity import FirstRead, Identity, given, made
 from eventflow.events._joining import Plan, read_tolerantly
 from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_constants, check_depth
@@ -64,21 +64,26 @@ class Event(FrozenModel):
         b'{"order_id":"A-1"}'
     """
 
-    __slots__ = ("__eventflow_cell__",)
+    # The time of creation in nanoseconds, until the first read makes the identity of it.
+    __slots__ = ("__eventflow_stamp__",)
 
     model_config: ClassVar[ConfigDict] = _CONFIG
 
     topic: ClassVar[str | None] = None
     __eventflow_name__: ClassVar[str] = ""
-    # How it is written and read where pydantic alone can't; None where it can.
+    # How it is written where pydantic alone can't; None where it can.
     __eventflow_plan__: ClassVar[Plan | None] = None
-    __eventflow_read__: ClassVar[Callable[..., Any] | None] = None
+    # Bytes to event. One attribute for all that reading needs, because pydantic's metaclass
+    # makes each look-up on a class take as long as a tenth of the reading of a small event.
+    __eventflow_read__: ClassVar[Callable[[bytes], Any]]
+    __eventflow_nested__: ClassVar[bool] = False
 
     def __init_subclass__(
         cls, *, topic: str | None = None, name: str | None = None, **kwargs: Any
     ) -> None:
         super().__init_subclass__(**kwargs)
         check_class(cls, base_config=dict(_CONFIG), reserved=_RESERVED)
+        cls.__eventflow_read__ = partial(_read_first, cls)
         cls.topic = None if topic is None else validate_topic(topic)
         cls.__eventflow_name__ = cls.__name__ if name is None else _checked_name(cls, name)
 
@@ -100,7 +105,7 @@ class Event(FrozenModel):
         if len(self.__pydantic_fields_set__) != len(data):
             # Something given was not used: validate again, only to say what.
             type(self).__pydantic_validator__.validate_python(data, extra="forbid")
-        _set_cell(self, [time_ns()])
+        _set_stamp(self, time_ns())
 
     # Without the mark pydantic-core calls __init__ for each event it reads, after turning
     # the JSON into Python values, and then refuses text for a datetime.
@@ -113,7 +118,7 @@ class Event(FrozenModel):
         Made at the first read, which is safe from any thread. Kept by copies and pickle.
         An event that was read from elsewhere has the id that it was given there.
         """
-        return identify(_cell(self))[0]
+        return _identity(self)[0]
 
     @property
     def occurred_at(self) -> datetime:
@@ -121,7 +126,7 @@ class Event(FrozenModel):
 
         An event that was read from elsewhere has the time that it was given there.
         """
-        return identify(_cell(self))[1]
+        return _identity(self)[1]
 
     def to_json(self) -> bytes:
         """Return the event's body on the wire: compact JSON in UTF-8, in declared order.
@@ -167,18 +172,15 @@ class Event(FrozenModel):
             data = bytes(data)
         problem: EventDecodeError
         try:
-            validate = cls.__pydantic_validator__.validate_json
-            # Looked up after the validator: a class with forward references is completed there.
-            read = cls.__eventflow_read__
-            event: Self = validate(data) if read is None else read(data, validate)
+            event: Self = cls.__eventflow_read__(data)
             # The parser takes NaN and Infinity where a field is passed over; searching for
             # one byte is ten times as fast as for a word.
             if _BYTE_N in data or _BYTE_I in data:
                 check_constants(data)
             if event_id is None and occurred_at is None:
-                _set_cell(event, [time_ns()])
+                _set_stamp(event, time_ns())
             else:
-                _set_cell(event, restored(event_id, occurred_at))
+                _set_stamp(event, given(event_id, occurred_at, time_ns()))
             return event
         except ValidationError as exc:
             problem = decode_error(
@@ -196,7 +198,7 @@ class Event(FrozenModel):
         def model_validate(cls, obj: Any, **options: Any) -> Self:
             """Validate a dict of field values, or pass an instance through."""
             event = super().model_validate(obj, **options)
-            _cell(event)
+            _stamped(event)
             return event
 
         @classmethod
@@ -205,7 +207,8 @@ class Event(FrozenModel):
             validate = super().model_validate_json
             data = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
             cls.__pydantic_validator__.title  # noqa: B018 - completes the class
-            read = read_tolerantly if cls.__eventflow_read__ is None else cls.__eventflow_read__
+            plan = cls.__eventflow_plan__
+            read = read_tolerantly if plan is None else plan.read
             try:
                 event = read(
                     data, lambda rest, extra: validate(rest, **{"extra": extra, **options})
@@ -217,7 +220,7 @@ class Event(FrozenModel):
                     [{"type": "json_invalid", "ctx": {"error": exc.reason}, "input": ""}],
                     input_type="json",
                 ) from None
-            _cell(event)
+            _stamped(event)
             return event
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -227,27 +230,27 @@ class Event(FrozenModel):
             ValidationError: A new value breaks the rules.
         """
         copied = super().model_copy(update=update, deep=deep)
-        _set_cell(copied, now() if update else _cell(self))
+        _set_stamp(copied, time_ns() if update else _identity(self))
         return copied
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        _set_cell(copied, _cell(self))
+        _set_stamp(copied, _identity(self))
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         copied = super().__deepcopy__(memo)
-        _set_cell(copied, _cell(self))
+        _set_stamp(copied, _identity(self))
         return copied
 
     def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__eventflow_identity__": identify(_cell(self))}
+        return {**super().__getstate__(), "__eventflow_identity__": _identity(self)}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         state = dict(state)
-        event_id, occurred_at = state.pop("__eventflow_identity__")
+        identity: Identity = state.pop("__eventflow_identity__")
         super().__setstate__(state)
-        _set_cell(self, restored(event_id, occurred_at))
+        _set_stamp(self, identity)
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -260,18 +263,17 @@ class Event(FrozenModel):
         if cls.__dict__.get("__pydantic_complete__"):
             # Asked for by a model or an adapter of the user's, which makes instances itself.
             return core_schema.no_info_after_validator_function(_stamped, schema)
-        plan = Plan(cls, completed.raw) if completed.raw else None
-        cls.__eventflow_plan__ = plan
-        if plan is not None:
-            cls.__eventflow_read__ = plan.read
-        else:
-            cls.__eventflow_read__ = read_tolerantly if completed.nested else None
+        cls.__eventflow_plan__ = Plan(cls, completed.raw) if completed.raw else None
+        cls.__eventflow_nested__ = completed.nested
+        # Made again from the validator that pydantic is about to make.
+        cls.__eventflow_read__ = partial(_read_first, cls)
         return schema
 
 
-_get_cell: Callable[[Event], Cell] = Event.__dict__["__eventflow_cell__"].__get__
-_set_cell: Callable[[Event, Cell], None] = Event.__dict__["__eventflow_cell__"].__set__
-_late = threading.Lock()
+_Stamp = int | Identity
+_get_stamp: Callable[[Event], _Stamp] = Event.__dict__["__eventflow_stamp__"].__get__
+_set_stamp: Callable[[Event, _Stamp], None] = Event.__dict__["__eventflow_stamp__"].__set__
+_first_read = FirstRead()
 
 
 def event_name(event: Event | type[Event]) -> str:
@@ -282,22 +284,42 @@ def event_name(event: Event | type[Event]) -> str:
     return event.__eventflow_name__
 
 
-def _cell(event: Event) -> Cell:
-    """Return the cell of an event, which one made around `Event` gets only now."""
+def _identity(event: Event) -> Identity:
     try:
-        return _get_cell(event)
+        stamp = _get_stamp(event)
     except AttributeError:
-        with _late:
-            try:
-                return _get_cell(event)
-            except AttributeError:
-                cell = now()
-                _set_cell(event, cell)
-                return cell
+        # Made by pydantic itself, as a TypeAdapter of the class does.
+        stamp = time_ns()
+    if isinstance(stamp, int):
+        with _first_read.lock:
+            # Another thread may have been faster.
+            kept = getattr(event, "__eventflow_stamp__", stamp)
+            stamp = made(kept) if isinstance(kept, int) else kept
+            _set_stamp(event, stamp)
+    return stamp
+
+
+def _read_first(cls: type[Event], data: bytes) -> Any:
+    """Read, and put what read in the place of this function."""
+    # Completes a class with forward references, which sets the other attributes.
+    validate = cls.__pydantic_validator__.validate_json
+    plan = cls.__eventflow_plan__
+    read: Callable[[bytes], Any]
+    if plan is not None:
+        read = partial(plan.read, validate=validate)
+    elif cls.__eventflow_nested__:
+        read = partial(validate, extra="ignore")
+    else:
+        read = validate
+    if cls.__pydantic_complete__:
+        cls.__eventflow_read__ = read
+    return read(data)
 
 
 def _stamped(event: Event) -> Event:
-    _cell(event)
+    """Stamp an event that pydantic made, unless it is one that was there before."""
+    if not hasattr(event, "__eventflow_stamp__"):
+        _set_stamp(event, time_ns())
     return event
 
 

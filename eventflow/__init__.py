@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventflow.bus import EventBus, Listeners, Overflow
-    from eventflow.context import current
+    from eventflow.context import current, publishing
     from eventflow.errors import EventFlowError, Permanent, RetryAfter
     from eventflow.events import Event, EventPublisher, Part, RawJson
     from eventflow.failure import CallOnFailure, FailurePolicy, Retry
@@ -30,6 +30,7 @@ __all__ = (
     "Retry",
     "RetryAfter",
     "current",
+    "publishing",
 )
 
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "Retry": "failure",
     "RetryAfter": "errors",
     "current": "context",
+    "publishing": "context",
 }
 
 

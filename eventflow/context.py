@@ -6,18 +6,19 @@ attempt at handling it this is, and how long that may take travel beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from eventflow.errors import NotInHandlerError
+from eventflow.errors import InvalidOptionError, NotInHandlerError
 
 if TYPE_CHECKING:
     from eventflow.events import Event
 
-__all__ = ("EventContext", "current")
+__all__ = ("EventContext", "current", "publishing")
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
@@ -60,7 +61,31 @@ class Lane(Protocol):
 # outlives its handler keeps the event it was started for.
 Attempt = tuple["Event | Envelope", Lane, int, float]
 
-current_attempt: ContextVar[Attempt | None] = ContextVar("eventflow_attempt", default=None)
+
+class Origin:
+    """What `publishing` adds to the publications made inside it."""
+
+    __slots__ = ("attempt", "correlation", "metadata")
+
+    def __init__(
+        self,
+        attempt: Attempt | None,
+        correlation: Event | str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        self.attempt = attempt
+        self.correlation = correlation
+        self.metadata = metadata
+
+
+# One variable for both, so that a publish looks in one place.
+current_cause: ContextVar[Attempt | Origin | None] = ContextVar("eventflow_cause", default=None)
+
+
+def current_attempt() -> Attempt | None:
+    """The attempt that the running code belongs to."""
+    cause = current_cause.get()
+    return cause.attempt if isinstance(cause, Origin) else cause
 
 
 def event_of(item: Event | Envelope) -> Event:
@@ -68,27 +93,62 @@ def event_of(item: Event | Envelope) -> Event:
     return item.event if type(item) is Envelope else item  # type: ignore[return-value]
 
 
-def envelope(
-    event: Event,
-    cause: Attempt | None,
-    correlation_id: str | None,
-    metadata: Mapping[str, str] | None,
-) -> Envelope:
-    """Put beside an event what its publication carries on from the event being handled."""
+def envelope(event: Event, cause: Attempt | Origin) -> Envelope:
+    """Put beside an event what its publication carries on from where it is published."""
+    origin = cause if isinstance(cause, Origin) else None
+    attempt = cause.attempt if isinstance(cause, Origin) else cause
+    causation = None if attempt is None else event_of(attempt[0])
+    correlation: Event | str | None = None if origin is None else origin.correlation
+    if correlation is None and attempt is not None:
+        item = attempt[0]
+        correlation = (item.correlation if type(item) is Envelope else None) or causation
+    return Envelope(event, correlation, causation, None if origin is None else origin.metadata)
+
+
+@contextmanager
+def publishing(
+    *, correlation_id: str | None = None, metadata: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Give the events published inside the block something to carry.
+
+    A publisher needs no arguments for it, so a service that only knows `EventPublisher` can
+    be called inside such a block, by a web framework's middleware for example. Blocks nest:
+    what the inner one does not name, it has from the outer one. Works in the task that
+    enters it and in what that starts.
+
+    Args:
+        correlation_id: Id of the first cause, such as a request id; one character or more.
+            Default: inside a handler that of the event being handled, else the event's own id.
+        metadata: Custom texts, read by handlers as ``current().metadata``.
+
+    Raises:
+        InvalidOptionError: An empty correlation id, or metadata that is not text to text.
+
+    Example::
+
+        with publishing(correlation_id=request_id):
+            await bus.publish(OrderPlaced(order_id="A-1", amount_cents=1990))
+    """
+    if correlation_id is not None and not (isinstance(correlation_id, str) and correlation_id):
+        raise InvalidOptionError(
+            f"correlation_id must be a text of one character or more, not {correlation_id!r}",
+            option="correlation_id",
+        )
+    texts = None if metadata is None else dict(metadata)
+    if texts and not all(isinstance(text, str) for pair in texts.items() for text in pair):
+        raise InvalidOptionError("metadata must map texts to texts", option="metadata")
+    outer = current_cause.get()
     correlation: Event | str | None = correlation_id
-    causation: Event | None = None
-    if cause is not None:
-        item = cause[0]
-        if type(item) is Envelope:
-            causation = item.event
-            if correlation is None:
-                correlation = item.correlation or causation
-        else:
-            causation = item  # type: ignore[assignment]
-            if correlation is None:
-                correlation = causation
-    # A copy, so that a caller who reuses its dict does not change what was published.
-    return Envelope(event, correlation, causation, MappingProxyType(dict(metadata)) if metadata else None)
+    inherited: Mapping[str, str] | None = None
+    if isinstance(outer, Origin):
+        correlation = correlation or outer.correlation
+        inherited = outer.metadata
+    merged = MappingProxyType({**(inherited or {}), **texts}) if texts else inherited
+    token = current_cause.set(Origin(current_attempt(), correlation, merged))
+    try:
+        yield
+    finally:
+        current_cause.reset(token)
 
 
 def _id_of(source: Event | str | None) -> str | None:
@@ -105,7 +165,7 @@ class EventContext:
         attempt: Number of this attempt, from 1.
         deadline: Time of the event loop's clock (`asyncio.loop.time`) at which this attempt
             times out; ``None`` without a timeout.
-        metadata: Custom metadata given to ``publish``; read-only, empty by default.
+        metadata: Custom metadata given to `publishing`; read-only, empty by default.
     """
 
     event: Event
@@ -168,7 +228,7 @@ def current() -> EventContext:
         async def charge(event: OrderPlaced) -> None:
             log.info("charging", correlation_id=current().correlation_id)
     """
-    attempt = current_attempt.get()
+    attempt = current_attempt()
     if attempt is None:
         raise NotInHandlerError(
             "no event is being handled here: current() works inside handlers and what they start"

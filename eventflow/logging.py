@@ -35,7 +35,7 @@ def add_event_context(
 
         structlog.configure(processors=[add_event_context, structlog.processors.JSONRenderer()])
     """
-    attempt = current_attempt.get()
+    attempt = current_attempt()
     if attempt is not None:
         context = context_of(attempt)
         event_dict.setdefault("event_id", context.event_id)

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextvars
 from asyncio import _get_running_loop
-from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -14,14 +13,13 @@ from eventflow.bus._reports import log
 from eventflow.bus._turns import Wait, deadlock_error, would_deadlock
 from eventflow.bus._worker import Worker
 from eventflow.bus.options import Overflow
-from eventflow.context import current_attempt, envelope
+from eventflow.context import current_attempt, current_cause, envelope
 from eventflow.errors import (
     BufferFullError,
     BusClosedError,
     BusNotEnteredError,
     DeadlockError,
     EventDefinitionError,
-    InvalidOptionError,
     PublishTimeoutError,
     WrongLoopError,
 )
@@ -84,13 +82,7 @@ class Dispatch:
     _home: HomeLoop
     _until_checkpoint: int
 
-    async def publish(
-        self,
-        event: Event,
-        *,
-        correlation_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    async def publish(self, event: Event) -> None:
         """Offer an event to everybody subscribed to it, and return without waiting for them.
 
         Subscribers with room have their copy before anyone waits. Then, where full ``BLOCK``
@@ -99,11 +91,10 @@ class Dispatch:
         (others get to run, a cancellation is delivered) at least every 256 calls. If it is
         cancelled, who has a copy keeps it, and for the others it counts as rejected.
 
+        Correlation and causation ids follow by themselves; see `publishing` for others.
+
         Args:
             event: An instance of a class with a topic.
-            correlation_id: Id of the first cause. Default: inside a handler that of the event
-                being handled, else the event's own id.
-            metadata: Custom facts of this publication, for `current().metadata`.
 
         Raises:
             BufferFullError: A ``BLOCK`` subscriber had no room in time, or a ``RAISE``
@@ -117,12 +108,8 @@ class Dispatch:
         inboxes = self._routes.get(type(event))
         if inboxes is None or get_ident() != self._home._thread_id:
             inboxes = self._admit(event)
-        cause = current_attempt.get()
-        item: Event | Envelope
-        if cause is None and correlation_id is None and metadata is None:
-            item = event
-        else:
-            item = _wrap(event, cause, correlation_id, metadata)
+        cause = current_cause.get()
+        item = event if cause is None else envelope(event, cause)
         full: list[Inbox] | None = None
         for inbox in inboxes:
             queue = inbox.queue
@@ -142,13 +129,7 @@ class Dispatch:
             self._until_checkpoint = CHECKPOINT_EVERY
             await asyncio.sleep(0)
 
-    def publish_nowait(
-        self,
-        event: Event,
-        *,
-        correlation_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def publish_nowait(self, event: Event) -> None:
         """Offer an event without ever waiting: a full ``BLOCK`` subscriber rejects it.
 
         The others have it all the same.
@@ -163,7 +144,8 @@ class Dispatch:
         inboxes = self._routes.get(type(event))
         if inboxes is None or get_ident() != self._home._thread_id:
             inboxes = self._admit(event)
-        item = _wrap(event, current_attempt.get(), correlation_id, metadata)
+        cause = current_cause.get()
+        item = event if cause is None else envelope(event, cause)
         rejected = False
         for inbox in inboxes:
             if len(inbox.queue) < inbox.limit:
@@ -178,14 +160,7 @@ class Dispatch:
         if rejected:
             raise _full(event, "publish_nowait does not wait for it")
 
-    def publish_from_thread(
-        self,
-        event: Event,
-        *,
-        timeout: float = 30.0,
-        correlation_id: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
+    def publish_from_thread(self, event: Event, *, timeout: float = 30.0) -> None:
         """`publish`, from a thread that is not the event loop's; blocks until it is done.
 
         Contextvars of the thread come along, so that in a sync handler causation follows.
@@ -193,8 +168,6 @@ class Dispatch:
         Args:
             event: As for `publish`.
             timeout: Longest wait in seconds, for the loop as well as for room.
-            correlation_id: As for `publish`.
-            metadata: As for `publish`.
 
         Raises:
             PublishTimeoutError: Not done in time. Whoever has a copy by then keeps it.
@@ -220,8 +193,7 @@ class Dispatch:
             if scope.state == "closed":
                 outcome.set_exception(scope.closed_error())
                 return
-            coro = self.publish(event, correlation_id=correlation_id, metadata=metadata)
-            task = scope.supervisor.spawn(coro, "publish_from_thread", context)
+            task = scope.supervisor.spawn(self.publish(event), "publish_from_thread", context)
             tasks.append(task)
             task.add_done_callback(finish)
 
@@ -278,7 +250,7 @@ class Dispatch:
                 f'publish a class made with `class {event_class.__name__}(…, topic="…")`',
                 event=event_class.__name__,
             )
-        if scope.state != "open" and not (scope.taking_in and scope.runs(current_attempt.get())):
+        if scope.state != "open" and not (scope.taking_in and scope.runs(current_attempt())):
             raise scope.closed_error()
         inboxes = scope.matcher.match(event_class)
         refusing = [i for i in inboxes if i.options.overflow is Overflow.RAISE]
@@ -296,7 +268,7 @@ class Dispatch:
         """Offer to those without room: by their policy, or by waiting in turn."""
         scope = self._scope
         assert scope is not None
-        cause = current_attempt.get()
+        cause = current_attempt()
         worker = _waiting_worker(cause)
         blocked: list[Inbox] = []
         unheard: list[Inbox] = []
@@ -343,25 +315,6 @@ class Dispatch:
                 topic=event.topic,
             )
             raise deadlock_error(event)
-
-
-def _wrap(
-    event: Event,
-    cause: Attempt | None,
-    correlation_id: str | None,
-    metadata: Mapping[str, str] | None,
-) -> Event | Envelope:
-    if cause is None and correlation_id is None and metadata is None:
-        return event
-    if correlation_id is not None and not (isinstance(correlation_id, str) and correlation_id):
-        raise InvalidOptionError(
-            f"correlation_id must be a text, not {correlation_id!r}", option="correlation_id"
-        )
-    if metadata is not None and not all(
-        isinstance(key, str) and isinstance(value, str) for key, value in metadata.items()
-    ):
-        raise InvalidOptionError("metadata must map texts to texts", option="metadata")
-    return envelope(event, cause, correlation_id, metadata)
 
 
 def _full(event: Event, consequence: str) -> BufferFullError:

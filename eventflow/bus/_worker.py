@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from eventflow.bus._reports import log
-from eventflow.context import Attempt, Envelope, current_attempt, event_of
+from eventflow.context import Attempt, Envelope, current_cause, event_of
 from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
 from eventflow.lifecycle.attempt import AttemptGuard, clock_of
@@ -159,7 +159,7 @@ class Worker(AttemptGuard):
 
     def begin(self, attempt: Attempt) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
-        current_attempt.set(attempt)
+        current_cause.set(attempt)
         self.attempt = attempt
         if self.timer is None:
             self.arm(attempt[3])
@@ -170,7 +170,7 @@ class Worker(AttemptGuard):
         inbox = self._inbox
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
-        base, set_attempt, copy_context = self.base, current_attempt.set, contextvars.copy_context
+        set_attempt, copy_context = current_cause.set, contextvars.copy_context
         item: Any
         failure: BaseException | None
         try:
@@ -178,13 +178,17 @@ class Worker(AttemptGuard):
             if self._takeover is not None and not await self._take_over():
                 return
             now = clock()
-            slice_end = now + SLICE_S
+            slice_end = now if inbox.buffered else now + SLICE_S
             while True:
                 if now >= slice_end:
-                    inbox.fresh = True
-                    await asyncio.sleep(0)
-                    inbox.fresh = False
-                    now = clock()
+                    if now > slice_end:
+                        inbox.fresh = True
+                        await asyncio.sleep(0)
+                        inbox.fresh = False
+                        now = clock()
+                    # The timer runs out only while the worker waits, so here is often enough.
+                    if self.timer is None:
+                        self.arm(now)
                     slice_end = now + SLICE_S
                 if plain and queue:
                     item = pop()
@@ -194,8 +198,7 @@ class Worker(AttemptGuard):
                 else:
                     item = attempt = context = taken = None  # an idle worker keeps no event alive
                     await self._idle()
-                    now = clock()
-                    slice_end = now + SLICE_S
+                    now = slice_end = clock()
                     continue
                 attempt = (item, inbox, 1, now)
                 set_attempt(attempt)
@@ -203,17 +206,17 @@ class Worker(AttemptGuard):
                 self.attempt = attempt
                 if inbox.turns:
                     inbox.admit()
-                if self.timer is None:
-                    self.arm(now)
                 failure = None
                 try:
                     await call(item if type(item) is not Envelope else item.event)
                 except BaseException as exc:  # noqa: BLE001 - judged in _ended
                     failure = exc
-                if failure is not None or self.fired or cancelling() != base:
+                if failure is not None or cancelling() != self.expected:
                     if not await self._ended(failure, context):
                         return
                     failure = None  # no cycle through the traceback's frame
+                    if self.timer is None:
+                        self.arm(clock())
                 else:
                     inbox.handled += 1
                     self.attempt = None
@@ -240,7 +243,7 @@ class Worker(AttemptGuard):
 
     async def _idle(self) -> None:
         inbox = self._inbox
-        current_attempt.set(None)
+        current_cause.set(None)
         inbox.went_idle()
         if inbox.closed:
             # The handler took back the stop's cancellation with `uncancel()`.

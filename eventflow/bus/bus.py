@@ -161,7 +161,7 @@ class EventBus(Dispatch):
             raise WrongLoopError(
                 f"bus {self._name!r} must be left in the event loop it was entered in"
             )
-        if scope.runs(current_attempt.get()):
+        if scope.runs(current_attempt()):
             raise DeadlockError(f"bus {self._name!r} can't be left from one of its own handlers")
         await scope.supervisor.stop(abort=exc_type is not None)
 
@@ -352,7 +352,7 @@ class EventBus(Dispatch):
         scope = self._entered()
         if asyncio._get_running_loop() is not scope.loop:
             raise WrongLoopError(f"bus {self._name!r} belongs to the event loop it was entered in")
-        if scope.runs(current_attempt.get()):
+        if scope.runs(current_attempt()):
             raise DeadlockError("a handler can't wait until no handler runs")
         await scope.wait_idle(scope)
 

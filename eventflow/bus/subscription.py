@@ -109,7 +109,7 @@ class Subscription:
             self._withdraw(self)
             return
         self._check_loop()
-        attempt = current_attempt.get()
+        attempt = current_attempt()
         assert self._scope is not None
         if attempt is not None and attempt[1] is consumer.inbox and self._scope.runs(attempt):
             raise DeadlockError(

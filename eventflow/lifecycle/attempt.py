@@ -37,8 +37,9 @@ class AttemptGuard:
     """Guards the attempts that one task makes, one after another.
 
     The task calls `bind` first. It sets `attempt` when one starts and back to ``None`` when
-    it ended, and calls `arm` where `timer` is ``None``. After each attempt that did not end
-    plainly (an error, `fired` above 0, or a cancel count that moved) it calls `settle`.
+    it ended, and calls `arm` where `timer` is ``None``, which it only becomes while the task
+    waits. After each attempt that did not end plainly (an error, or a cancel count other than
+    `expected`) it calls `settle`.
 
     Attributes:
         attempt: The attempt that runs now, else ``None``.
@@ -48,9 +49,10 @@ class AttemptGuard:
             ``None``.
         task: The task that makes the attempts; ``None`` before `bind`.
         base: The task's cancel count when it started.
+        expected: The same, or a count that can't be once the timer has fired.
     """
 
-    __slots__ = ("_grace", "_loop", "_timeout", "attempt", "base", "fired", "paused", "task", "timer")
+    __slots__ = ("_grace", "_loop", "_timeout", "attempt", "base", "expected", "fired", "paused", "task", "timer")
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class AttemptGuard:
         self._loop = loop
         self.task: asyncio.Task[Any] | None = None
         self.base = 0
+        self.expected = 0
         self.attempt: Attempt | None = None
         self.fired = 0
         self.paused = False
@@ -74,7 +77,7 @@ class AttemptGuard:
         task = asyncio.current_task()
         assert task is not None
         self.task = task
-        self.base = task.cancelling()
+        self.base = self.expected = task.cancelling()
         return task
 
     def arm(self, started: float) -> None:
@@ -97,6 +100,7 @@ class AttemptGuard:
             self._arm_at(due)  # armed for an earlier attempt
             return
         self.fired += 1
+        self.expected = -1
         self.task.cancel()
         # Again while it still runs: a handler may have swallowed the first, or may hang in
         # a `finally`.
@@ -109,6 +113,7 @@ class AttemptGuard:
         """
         assert self.task is not None
         fired, self.fired = self.fired, 0
+        self.expected = self.base
         for _ in range(fired):
             self.task.uncancel()
         if fired and isinstance(self.timer, asyncio.TimerHandle):

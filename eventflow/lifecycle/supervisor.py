@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 
-from eventflow.context import current_attempt
+from eventflow.context import current_cause
 
 __all__ = ("Supervisor", "cancel_and_wait")
 
@@ -60,7 +60,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         # The context of whoever enters the scope, without the event being handled there.
         self._context = contextvars.copy_context()
-        self._context.run(current_attempt.set, None)
+        self._context.run(current_cause.set, None)
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self.aborting: asyncio.Future[None] = self._loop.create_future()
         self._main = self._new_task(self._run(), "supervisor", self.copy_context())

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError, core_schema, from_json
 
 from eventflow.events._cut import value_spans
 from eventflow.events._decoding import decode_error, json_error
+from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_json
 
 if TYPE_CHECKING:
@@ -69,14 +70,17 @@ class RawJson:
         """Return the value as a model, such as a `Part`, validated now.
 
         Args:
-            model: A Pydantic model; its own rules apply.
+            model: A Pydantic model; its own rules apply. A `Part` is read as inside an event:
+                strict about types, unknown fields are passed over.
 
         Raises:
             EventDecodeError: The value does not fit the model.
         """
         problem: EventDecodeError | None = None
         try:
-            return model.model_validate_json(self._data)
+            return model.model_validate_json(
+                self._data, extra="ignore" if issubclass(model, FrozenModel) else None
+            )
         except ValidationError as exc:
             what = f"RawJson as {model.__name__}"
             problem = decode_error(exc, self._data, what=what, topic="", message_id=None)

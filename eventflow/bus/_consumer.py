@@ -46,6 +46,7 @@ class Consumer:
         self.ready: asyncio.Future[None] | None = None
         self._scope = scope
         self._finished = False
+        self._cancelling = False
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._stopping: asyncio.Task[None] | None = None
         self._leave: asyncio.Future[None] | None = None
@@ -96,9 +97,10 @@ class Consumer:
                 error.__cause__ = exc
                 ready.set_exception(error)
                 ready.exception()  # reported: by the bus, or by wait_ready()
-            log.error(
-                "eventflow.resource_failed", error=exc, bus=self._scope.name, subscription=name
-            )
+            if not (self.inbox.closed and isinstance(exc, asyncio.CancelledError)):
+                log.error(
+                    "eventflow.resource_failed", error=exc, bus=self._scope.name, subscription=name
+                )
             if not leave.done():
                 self.begin_stop(drain=False)
             if isinstance(exc, asyncio.CancelledError) and self._scope.supervisor.aborting.done():
@@ -149,6 +151,11 @@ class Consumer:
         return self._workers.values()
 
     @property
+    def cancelling(self) -> asyncio.Task[None] | None:
+        """The task that stops this subscription alone, once it has cancelled the workers."""
+        return self._stopping if self._cancelling else None
+
+    @property
     def keeper(self) -> asyncio.Task[None] | None:
         """The task that holds the resource."""
         return self._keeper
@@ -167,18 +174,23 @@ class Consumer:
         deadline = scope.loop.time() + scope.drain_timeout
         await scope.wait_idle((self.inbox,), deadline=deadline, unless=self.aborting)
         self.close()
+        self._cancelling = True
+        until = scope.loop.time() + scope.cancel_grace
         ending = self.give_up(await cancel_and_wait(self.tasks, grace=scope.cancel_grace))
         if ending:
             await asyncio.wait(ending, timeout=LAST_WAIT_S)
         if self._keeper is not None:
-            await asyncio.wait({self._keeper}, timeout=scope.cancel_grace)
+            left = max(until - scope.loop.time(), LAST_WAIT_S)
+            await asyncio.wait({self._keeper}, timeout=left)
             scope.note_abandoned(await cancel_and_wait({self._keeper}, grace=LAST_WAIT_S))
         self.finish()
         scope.forget(self)
 
     def close(self) -> None:
-        """Take nothing in any more."""
+        """Take nothing in any more; stop opening a resource that nobody will use."""
         self.inbox.close()
+        if self._keeper is not None and self.ready is not None and not self.ready.done():
+            self._keeper.cancel()
 
     def give_up(self, pending: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
         """Abandon the workers that refused to end; let the resource go.

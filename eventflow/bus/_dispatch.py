@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import os
 from asyncio import _get_running_loop
 from threading import get_ident
 from typing import TYPE_CHECKING, Protocol, cast
@@ -62,6 +63,13 @@ class _OtherLoop:
     @property
     def _thread_id(self) -> int | None:
         return get_ident() if _get_running_loop() is self._loop else None
+
+
+class _Nowhere:
+    """The same for the copy of a bus in a forked child."""
+
+    __slots__ = ()
+    _thread_id = None
 
 
 def home_of(loop: asyncio.AbstractEventLoop | None) -> HomeLoop:
@@ -222,6 +230,10 @@ class Dispatch:
 
     # Everything unusual
 
+    def forget_home(self) -> None:
+        """Have every use checked from now on; called in a forked child."""
+        self._home = _Nowhere()  # type: ignore[misc] # the slot is in EventBus
+
     def _entered(self) -> Scope:
         if self._scope is None:
             raise BusNotEnteredError(
@@ -229,6 +241,10 @@ class Dispatch:
             )
         if self._scope.state == "closed":
             raise BusClosedError(f"bus {self._name!r} was left; nobody would get the event")
+        if self._scope.pid != os.getpid():
+            raise WrongLoopError(
+                f"bus {self._name!r} was entered in the process that this one was forked from"
+            )
         return self._scope
 
     def _admit(self, event: Event) -> tuple[Inbox, ...]:
@@ -293,6 +309,8 @@ class Dispatch:
         try:
             if unheard:
                 await asyncio.sleep(0)
+                if not scope.taking_in:
+                    raise scope.closed_error()  # their buffers are closed: nobody counts it
                 while unheard:
                     unheard.pop().overflow(item)
             if wait is not None:

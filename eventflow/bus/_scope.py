@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,6 +49,7 @@ class Scope:
         self, name: str, *, drain_timeout: float, cancel_grace: float, max_threads: int
     ) -> None:
         self.name = name
+        self.pid = os.getpid()
         self.drain_timeout = drain_timeout
         self.cancel_grace = cancel_grace
         self.loop = asyncio.get_running_loop()
@@ -169,8 +171,19 @@ class Scope:
         for stream in self.streams.values():
             stream.end()
         consumers = list(self.consumers.values())
-        workers = [task for consumer in consumers for task in consumer.tasks]
-        pending = await cancel_and_wait(workers, grace=self.cancel_grace)
+        # A subscription that is being stopped alone has cancelled its handlers already; a
+        # second cancellation would cut their clean-up before its grace is over.
+        cancelling = {task for c in consumers if (task := c.cancelling) is not None}
+        for consumer in consumers:
+            consumer.close()
+        workers = [task for c in consumers if c.cancelling is None for task in c.tasks]
+        pending = await cancel_and_wait(
+            workers, grace=self.cancel_grace, spare_cancelled=self.supervisor.cancelled
+        )
+        if cancelling:
+            left = until + LAST_WAIT_S - self.loop.time()
+            await asyncio.wait(cancelling, timeout=max(left, 0))
+            pending |= {task for c in consumers for task in c.tasks if not task.done()}
         ending: set[asyncio.Task[Any]] = set()
         for consumer in consumers:
             ending |= consumer.give_up(pending)

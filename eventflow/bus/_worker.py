@@ -233,7 +233,8 @@ class Worker(AttemptGuard):
         finally:
             failure = None
             self.disarm()
-            self._release()
+            if not self._loop.is_closed():
+                self._release()
 
     def _release(self) -> None:
         if self._keyed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from eventflow.bus._binding import Binding, check_selector
 from eventflow.bus._consumer import Consumer
 from eventflow.bus._dispatch import Dispatch, home_of
+from eventflow.bus._fork import forget_in_children
 from eventflow.bus._scope import Scope
 from eventflow.bus.options import STREAM_OPTIONS, Options
 from eventflow.bus.statistics import BusStatistics
@@ -133,6 +135,7 @@ class EventBus(Dispatch):
             max_threads=self._max_threads,
         )
         self._routes, self._home = scope.routes, home_of(scope.loop)
+        forget_in_children(self)
         try:
             for subscription in tuple(self._declared.values()):
                 self._start(subscription, scope)
@@ -167,7 +170,12 @@ class EventBus(Dispatch):
 
     def _is_entered(self) -> bool:
         scope = self._scope
-        return scope is not None and scope.state != "closed" and not scope.loop.is_closed()
+        return (
+            scope is not None
+            and scope.state != "closed"
+            and scope.pid == os.getpid()
+            and not scope.loop.is_closed()
+        )
 
     def _open_scope(self) -> Scope:
         """The scope, for something that needs a bus which takes in."""

@@ -119,12 +119,18 @@ class Subscription:
         self._withdraw(self)
         stopping = consumer.begin_stop(drain=drain)
         cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError as exc:
+            if not stopping.cancelled():
+                cancelled = exc
+                consumer.begin_stop(drain=False)
         with anyio.CancelScope(shield=True):
             while not stopping.done():
                 try:
                     await asyncio.shield(stopping)
                 except asyncio.CancelledError as exc:
-                    if not stopping.done():
+                    if not stopping.cancelled():
                         cancelled = exc
                         consumer.begin_stop(drain=False)
         if cancelled is not None:

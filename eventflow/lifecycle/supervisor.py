@@ -20,24 +20,26 @@ from eventflow.context import current_cause
 
 __all__ = ("Supervisor", "cancel_and_wait")
 
-LAST_WAIT_S = 0.25
+LAST_WAIT_S = 0.2
 """What a task gets after its second cancellation, before it is given up."""
 
 
 async def cancel_and_wait(
-    tasks: Iterable[asyncio.Task[Any]], *, grace: float
+    tasks: Iterable[asyncio.Task[Any]], *, grace: float, spare_cancelled: bool = False
 ) -> set[asyncio.Task[Any]]:
     """Cancel tasks, once more after ``grace`` seconds, and return those that still run.
 
     asyncio's cancel, not a cancel scope: it is delivered once, so that a handler's clean-up
-    may await.
+    may await. ``spare_cancelled`` passes over the first one where somebody was faster.
     """
     pending = {task for task in tasks if not task.done()}
     for wait in (grace, LAST_WAIT_S):
         if not pending:
             break
         for task in pending:
-            task.cancel()
+            if not (spare_cancelled and task.cancelling()):
+                task.cancel()
+        spare_cancelled = False
         _, pending = await asyncio.wait(pending, timeout=wait)
     return pending
 
@@ -63,6 +65,8 @@ class Supervisor:
         self._context.run(current_cause.set, None)
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self.aborting: asyncio.Future[None] = self._loop.create_future()
+        # Whoever cancels the supervisor has cancelled every task, as asyncio.run() does.
+        self.cancelled = False
         self._main = self._new_task(self._run(), "supervisor", self.copy_context())
 
     def copy_context(self) -> contextvars.Context:
@@ -99,6 +103,7 @@ class Supervisor:
         try:
             await self._stop
         except asyncio.CancelledError:
+            self.cancelled = True
             self.abort()
         while True:
             try:
@@ -106,6 +111,7 @@ class Supervisor:
             except asyncio.CancelledError:
                 # The loop is being shut down around us: no more draining, but the rest of
                 # the stop still runs.
+                self.cancelled = True
                 self.abort()
 
     def abort(self) -> None:
@@ -120,6 +126,11 @@ class Supervisor:
         if not self._stop.done():
             self._stop.set_result(None)
         cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.shield(self._main)
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            self.abort()
         # anyio scopes cancel at every await; the shield makes that one cancellation again.
         with anyio.CancelScope(shield=True):
             while not self._main.done():

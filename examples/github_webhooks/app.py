@@ -12,7 +12,7 @@ from examples.github_webhooks import pages, webhooks
 from examples.github_webhooks.listeners import Board, listeners_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from examples.github_webhooks.settings import Settings
 
@@ -24,7 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
     bus.include(listeners_for(bus, settings, board))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         # Entering opens the database; leaving handles what was accepted, and then closes it.
         async with bus:
             yield

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from eventflow import Event, Part, RawJson
 
+MAX_LINE_CHARS = 200
+
 
 class WebhookReceived(Event, topic="webhooks.received"):
     """A delivery as it came: for whoever needs every byte, or events nobody has modelled."""
@@ -50,10 +52,11 @@ class Activity(Event):
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.sender.login if self.sender else 'somebody'} {self._deed()}"
+        line = f"{self.sender.login if self.sender else 'somebody'} {self._deed()}"
+        return line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] + "…"
 
     def _deed(self) -> str:
-        raise NotImplementedError
+        return "did something else"
 
 
 class Commit(Part):

@@ -8,10 +8,10 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from eventflow.errors import EventDecodeError
-from examples.github_webhooks.events import WebhookReceived, activity_of
+from examples.github_webhooks.events import Activity, WebhookReceived, activity_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 SCHEMA = """
@@ -41,14 +41,15 @@ class FeedEntry:
 def entry_of(received: WebhookReceived) -> FeedEntry:
     """Say what a delivery is about, as far as this service understands it."""
     try:
-        activity = activity_of(received)
+        # Of events that nobody modelled, the base class reads who and where.
+        activity = activity_of(received) or received.body.decode(Activity)
     except EventDecodeError:
-        activity = None  # It stays a delivery, and its row has the bytes.
+        activity = Activity()  # Its row has the bytes all the same.
     return FeedEntry(
         received.delivery,
         received.event,
-        activity.where if activity else "",
-        activity.describe() if activity else f"{received.event}, {len(received.body):,} bytes",
+        activity.where,
+        activity.describe(),
         received.occurred_at.isoformat(timespec="milliseconds"),
     )
 
@@ -87,7 +88,7 @@ class Feed:
 
 
 @asynccontextmanager
-async def open_feed(path: Path) -> AsyncIterator[Feed]:
+async def open_feed(path: Path) -> AsyncGenerator[Feed]:
     """Open the database for as long as a subscription runs."""
     with closing(Feed(path)) as feed:
         yield feed

@@ -17,7 +17,7 @@ function show(entry, isNew) {
   seen.add(entry.delivery);
   const known = ["push", "issues", "pull_request", "release"].includes(entry.event);
   const item = element("li", "", isNew ? "new" : "");
-  const text = element("div", entry.summary);
+  const text = element("div", entry.summary, "text");
   if (entry.repository) text.append(element("span", entry.repository, "where"));
   const when = new Date(entry.received_at);
   item.append(

@@ -19,17 +19,27 @@ class Settings:
         database: File of the activity feed.
         secret: What deliveries are signed with; made up when there is none.
         notify_s: Seconds that telling the chat takes.
+        port: Where it listens, or the next one that is free.
     """
 
     database: Path
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     notify_s: float = 0.1
+    port: int = 8000
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: Path) -> Settings:
-        """Read ``DATABASE``, ``WEBHOOK_SECRET`` and ``NOTIFY_SECONDS``; all may be absent."""
-        return cls(
-            database=Path(environment.get("DATABASE") or database),
-            secret=environment.get("WEBHOOK_SECRET") or secrets.token_hex(16),
-            notify_s=float(environment.get("NOTIFY_SECONDS") or cls.notify_s),
-        )
+        """Read ``DATABASE``, ``WEBHOOK_SECRET``, ``NOTIFY_SECONDS``, ``PORT``; all may be absent.
+
+        Raises:
+            ValueError: One is not a number that should be.
+        """
+        try:
+            return cls(
+                database=Path(environment.get("DATABASE") or database),
+                secret=environment.get("WEBHOOK_SECRET") or secrets.token_hex(16),
+                notify_s=float(environment.get("NOTIFY_SECONDS") or cls.notify_s),
+                port=int(environment.get("PORT") or cls.port),
+            )
+        except ValueError as exc:
+            raise ValueError(f"PORT and NOTIFY_SECONDS are numbers: {exc}") from exc

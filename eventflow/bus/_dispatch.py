@@ -305,7 +305,7 @@ class Dispatch:
         from_handler = scope.runs(cause)
         wait = Wait(blocked, item, from_handler=from_handler, loop=scope.loop) if blocked else None
         if worker is not None:
-            worker.blocked_on = set(blocked)
+            worker.blocked_on = None if wait is None else wait.blocked_on
         try:
             if unheard:
                 await asyncio.sleep(0)
@@ -317,7 +317,8 @@ class Dispatch:
                 await wait.wait()
         except asyncio.CancelledError:
             for inbox in unheard:
-                inbox.reject(item)
+                if not inbox.closed:  # left meanwhile: its counts are final
+                    inbox.reject(item)
             if wait is not None:
                 wait.cancel()
             raise

@@ -237,6 +237,8 @@ class Inbox:
                         found = (key, entry)
                 except Exception as exc:
                     self.key_failed(self._unwrap(entry), "order_key", exc)
+                    self._set_limit()
+                    self.admit()  # its place is free, and perhaps nothing is left to take
         finally:
             self._set_limit()
         return None if found is None else (found[0], self._unwrap(found[1]))
@@ -295,6 +297,11 @@ class Inbox:
     def in_flight(self) -> int:
         """Events being handled."""
         return sum(reader.holds for reader in self.readers)
+
+    @property
+    def waits_for_keys(self) -> bool:
+        """Whether all that is buffered waits for events with its keys that are being handled."""
+        return self.lanes is not None and not self.queue and not self.lanes.has_ready
 
     @property
     def is_idle(self) -> bool:

@@ -28,6 +28,11 @@ class Lanes:
         """Events parked."""
         return len(self._parked)
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether an event is parked whose key has become free."""
+        return bool(self._ready)
+
     def next_ready(self) -> tuple[Hashable, Any] | None:
         """Take a parked event whose key has become free; its key stays busy."""
         return self._parked.pop(self._ready.popleft()) if self._ready else None

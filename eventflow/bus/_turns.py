@@ -11,7 +11,7 @@ from eventflow.errors import BufferFullError, BusClosedError, PublishDeadlockErr
 from eventflow.context import event_of
 
 if TYPE_CHECKING:
-    from eventflow.bus._inbox import Inbox
+    from eventflow.bus._inbox import Inbox, Reader
     from eventflow.context import Envelope
     from eventflow.events import Event
 
@@ -79,9 +79,14 @@ class Turn:
 
 
 class Wait:
-    """One publisher that waits for all the inboxes which had no room, together."""
+    """One publisher that waits for all the inboxes which had no room, together.
 
-    __slots__ = ("_done", "_error", "_turns", "from_handler")
+    Attributes:
+        from_handler: Whether the publisher is a handler of the same bus.
+        blocked_on: The inboxes it still waits for.
+    """
+
+    __slots__ = ("_done", "_error", "_turns", "blocked_on", "from_handler")
 
     def __init__(
         self,
@@ -95,10 +100,12 @@ class Wait:
         self._error: Exception | None = None
         self._done: asyncio.Future[None] = loop.create_future()
         self._turns = {Turn(inbox, item, self, loop) for inbox in inboxes}
+        self.blocked_on = {turn.inbox for turn in self._turns}
 
     def settled(self, turn: Turn, error: Exception | None) -> None:
         """One of the turns is over."""
         self._turns.discard(turn)
+        self.blocked_on.discard(turn.inbox)
         if error is not None and (self._error is None or isinstance(error, BusClosedError)):
             self._error = error
         if not self._turns and not self._done.done():
@@ -156,12 +163,19 @@ def would_deadlock(worker: Blocker, target: Inbox) -> bool:
         free = {
             inbox
             for inbox in stuck
-            if not inbox.readers
+            if not (readers := _who_can_make_room(inbox))
             or not all(
                 (waits.get(reader) or getattr(reader, "blocked_on", None) or set()) & stuck  # type: ignore[call-overload]
-                for reader in inbox.readers
+                for reader in readers
             )
         }
         if not free:
             return target in stuck
         stuck = stuck - free
+
+
+def _who_can_make_room(inbox: Inbox) -> list[Reader]:
+    """Its readers, without those that are free and still can't start anything."""
+    if not inbox.waits_for_keys:
+        return list(inbox.readers)
+    return [reader for reader in inbox.readers if not getattr(reader, "is_free", False)]

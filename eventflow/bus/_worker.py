@@ -39,10 +39,11 @@ class Handling:
         inbox: Where the events come from.
         loop: The event loop.
         cancel_grace: Seconds between a handler's first and second cancellation.
+        new_context: Makes the context of a worker's task: a copy of the one at bus entry.
         replace: Called by a worker whose context is used up, with its successor.
     """
 
-    __slots__ = ("_handler", "_resource", "_threads", "cancel_grace", "inbox", "loop", "replace")
+    __slots__ = ("_handler", "_resource", "_threads", "cancel_grace", "inbox", "loop", "new_context", "replace")
 
     def __init__(
         self,
@@ -52,11 +53,13 @@ class Handling:
         loop: asyncio.AbstractEventLoop,
         threads: ThreadRunner,
         cancel_grace: float,
+        new_context: Callable[[], contextvars.Context],
         replace: Callable[[Worker, Worker], None],
     ) -> None:
         self.inbox = inbox
         self.loop = loop
         self.cancel_grace = cancel_grace
+        self.new_context = new_context
         self.replace = replace
         self._threads = threads
         self._handler = handler
@@ -114,6 +117,7 @@ class Worker(AttemptGuard):
 
     __slots__ = (
         "_call",
+        "_context",
         "_handling",
         "_inbox",
         "_key",
@@ -135,6 +139,7 @@ class Worker(AttemptGuard):
         )
         self._handling = handling
         self._inbox = inbox
+        self._context = handling.new_context()
         self._call = handling.call_for(self)
         self._takeover = takeover
         self._key: Hashable = None if takeover is None else takeover[0]
@@ -146,9 +151,19 @@ class Worker(AttemptGuard):
         self.job: Job | None = None
 
     @property
+    def context(self) -> contextvars.Context:
+        """The context its task has to run in."""
+        return self._context
+
+    @property
     def holds(self) -> bool:
         """Whether it holds an event that has not ended."""
         return not self.abandoned and (self.attempt is not None or self._takeover is not None)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it could start another event."""
+        return self.attempt is None and not self._keyed
 
     @property
     def item(self) -> Event | Envelope | None:
@@ -170,7 +185,8 @@ class Worker(AttemptGuard):
         inbox = self._inbox
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
-        set_attempt, copy_context = current_cause.set, contextvars.copy_context
+        set_attempt, context = current_cause.set, self._context
+        copy_context, envelope = context.copy, Envelope
         item: Any
         failure: BaseException | None
         try:
@@ -182,6 +198,7 @@ class Worker(AttemptGuard):
             while True:
                 if now >= slice_end:
                     if now > slice_end:
+                        self.attempt = None
                         inbox.fresh = True
                         await asyncio.sleep(0)
                         inbox.fresh = False
@@ -196,40 +213,46 @@ class Worker(AttemptGuard):
                     self._key, item = taken
                     self._keyed = True
                 else:
-                    item = attempt = context = taken = None  # an idle worker keeps no event alive
+                    item = attempt = before = taken = None  # an idle worker keeps no event alive
+                    self.attempt = None
                     await self._idle()
                     now = slice_end = clock()
                     continue
                 attempt = (item, inbox, 1, now)
                 set_attempt(attempt)
-                context = copy_context()
+                before = copy_context()
                 self.attempt = attempt
                 if inbox.turns:
                     inbox.admit()
-                failure = None
                 try:
-                    await call(item if type(item) is not Envelope else item.event)
+                    await call(item if type(item) is not envelope else item.event)
                 except BaseException as exc:  # noqa: BLE001 - judged in _ended
                     failure = exc
-                if failure is not None or cancelling() != self.expected:
-                    if not await self._ended(failure, context):
-                        return
-                    failure = None  # no cycle through the traceback's frame
-                    if self.timer is None:
-                        self.arm(clock())
                 else:
+                    if plain and cancelling() == self.expected:
+                        # `attempt` stays until the next one or a wait: nobody looks between.
+                        inbox.handled += 1
+                        now = clock()
+                        try:  # as _changed(), without the call
+                            if context == before:
+                                continue
+                        except Exception:  # noqa: BLE001, S110 - so it is not what we set
+                            pass
+                        break
+                    failure = None
+                if failure is None and cancelling() == self.expected:
                     inbox.handled += 1
                     self.attempt = None
-                if not plain:
-                    self._release()
+                elif not await self._ended(failure, before):
+                    return
+                failure = None  # no cycle through the traceback's frame
+                self._release()
                 now = clock()
-                try:  # as _changed(), without the call
-                    if copy_context() == context:
-                        continue
-                except Exception:  # noqa: BLE001, S110 - can't be compared, so not the one we set
-                    pass
-                self._hand_over(None)
-                return
+                if self._changed(before):
+                    break
+                if self.timer is None:
+                    self.arm(now)
+            self._hand_over(None)
         finally:
             failure = None
             self.disarm()
@@ -261,9 +284,9 @@ class Worker(AttemptGuard):
             raise
         inbox.fresh = False
 
-    def _changed(self, context: contextvars.Context) -> bool:
+    def _changed(self, before: contextvars.Context) -> bool:
         try:
-            return contextvars.copy_context() != context
+            return self._context != before
         except Exception:
             return True  # a value that can't be compared is not the one we set
 
@@ -281,12 +304,12 @@ class Worker(AttemptGuard):
         _, item, number = self._takeover
         self.begin((item, self._inbox, number, self.clock()))
         self._takeover = None
-        context = contextvars.copy_context()
+        before = self._context.copy()
         error = await self._try(item)
-        if not await self._ended(error, context):
+        if not await self._ended(error, before):
             return False
         self._release()
-        if self._changed(context):
+        if self._changed(before):
             self._hand_over(None)
             return False
         return True
@@ -298,7 +321,7 @@ class Worker(AttemptGuard):
             return exc
         return None
 
-    async def _ended(self, error: BaseException | None, context: contextvars.Context) -> bool:
+    async def _ended(self, error: BaseException | None, before: contextvars.Context) -> bool:
         """Settle an attempt, with further ones as the policy says. Whether this worker goes on.
 
         Raises the cancellation where the attempt, or the worker with it, was stopped.
@@ -330,11 +353,11 @@ class Worker(AttemptGuard):
                     raise error
                 break
             await self._wait_to_retry(item, delay)
-            if self._changed(context):
+            if self._changed(before):
                 self._hand_over((self._key, item, number + 1))
                 return False
             self.begin((item, self._inbox, number + 1, self.clock()))
-            context = contextvars.copy_context()
+            before = self._context.copy()
             error = await self._try(item)
         if stopped:
             raise asyncio.CancelledError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 
 from eventflow.events._annotations import check_annotation, refuse
 from eventflow.events._nodes import FUNCTIONS
@@ -110,9 +110,9 @@ def complete_schema(
     """
     try:
         schema = handler(source)
-    except PydanticSchemaGenerationError as exc:
+    except PydanticUserError:
         _find_unknown(cls, handler)
-        refuse(cls.__name__, "", "pydantic has no schema for a field", str(exc).splitlines()[0])
+        raise
     model, functions = _model(handler.resolve_ref_schema(schema), handler)
     metadata: Any = model.setdefault("metadata", {})
     if "eventflow_class" in metadata:
@@ -162,7 +162,7 @@ def _find_unknown(cls: type[BaseModel], handler: GetCoreSchemaHandler) -> None:
         check_annotation(cls.__name__, name, info.annotation)
         try:
             handler.generate_schema(info.annotation)
-        except PydanticSchemaGenerationError:
+        except PydanticUserError:
             shown = getattr(info.annotation, "__name__", str(info.annotation))
             refuse(cls.__name__, name, f"{shown} is not for events", "use a Part or a plain type")
 

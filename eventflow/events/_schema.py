@@ -19,6 +19,7 @@ from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
 from eventflow.events.mapping import FrozenMapping
+from eventflow.events.raw import optional_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,24 +91,24 @@ class Walk:
                 self._refuse(
                     path, "RawJson is for a field of the event itself", "use it there, or a Part"
                 )
-            return node
-        if "serialization" in node:
+            return optional_raw(node) if self.raw_fields[path] else node
+        kind = node["type"]
+        leaf = LEAVES.get(kind)
+        method: Any = getattr(self, "_" + kind.replace("-", "_"), None)
+        if leaf is None and method is None:
+            self._refuse(path, f"{_shown(node)} is not for events", _REMEDY)
+        if "serialization" in node and kind != "function-plain":
             self._refuse(
                 path,
                 "a serializer of its own can't be read back",
-                "use a type with the wire form you want, or an alias",
+                "use a Part, or a plain type such as str, and an alias if it is for the name",
             )
-        kind = node["type"]
-        leaf = LEAVES.get(kind)
         if leaf is not None:
             if node.get("strict") is False:
                 self._refuse(path, "strict=False", "events are strict about types; drop it")
             if kind == "datetime" and node.get("tz_constraint") == "naive":
                 self._refuse(path, "a naive datetime is no point in time", "use datetime")
             return leaf(node)
-        method: Any = getattr(self, "_" + kind.replace("-", "_"), None)
-        if method is None:
-            self._refuse(path, f"{_shown(node)} is not for events", _REMEDY)
         result: Node = method(node, path)
         return result
 

@@ -7,9 +7,10 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import ConfigDict, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, core_schema
 
-from eventflow.errors import EventDecodeError, EventEncodeError
+from eventflow.errors import ConfigurationError, EventDecodeError, EventEncodeError
 from eventflow.events._annotations import refuse
 from eventflow.events._decoding import decode_error, json_error
 from eventflow.events._definition import check_class, complete_schema
@@ -166,30 +167,45 @@ class Event(FrozenModel):
 
         Raises:
             EventDecodeError: The body is not this event, with the path and what came there.
-                It never holds the whole body.
+                It never holds the whole body. What a validator raised, other than the
+                ``ValueError`` it may raise, is its ``__cause__``.
+            ValueError: ``occurred_at`` is naive.
         """
         if type(data) is not bytes:
             data = bytes(data)
         problem: EventDecodeError
+        cause: Exception | None = None
         try:
             event: Self = cls.__eventflow_read__(data)
             # The parser takes NaN and Infinity where a field is passed over; searching for
             # one byte is ten times as fast as for a word.
             if _BYTE_N in data or _BYTE_I in data:
                 check_constants(data)
-            if event_id is None and occurred_at is None:
-                _set_stamp(event, time_ns())
-            else:
-                _set_stamp(event, given(event_id, occurred_at, time_ns()))
-            return event
         except ValidationError as exc:
             problem = decode_error(
                 exc, data, what=cls.__name__, topic=cls.topic or "", message_id=event_id
             )
         except JsonSyntaxError as exc:
             problem = json_error(exc, what=cls.__name__, topic=cls.topic or "", message_id=event_id)
+        except (ConfigurationError, PydanticUserError):
+            raise  # the class itself can't be completed
+        except Exception as exc:  # noqa: BLE001 - whatever a validator of the user's raises
+            cause = exc
+            problem = EventDecodeError(
+                f"{cls.__name__}: a validator raised {type(exc).__name__}",
+                topic=cls.topic or "",
+                message_id=event_id,
+                expected="a value that its validator can judge",
+                found=type(exc).__name__,
+            )
+        else:
+            if event_id is None and occurred_at is None:
+                _set_stamp(event, time_ns())
+            else:
+                _set_stamp(event, given(event_id, occurred_at, time_ns()))
+            return event
         # Raised here, so that pydantic's error, which holds the whole body, is not its context.
-        raise problem
+        raise problem from cause
 
     # Hidden from type checkers, which see pydantic's full signatures.
     if not TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from eventflow.errors import EventDecodeError
 
-__all__ = ("RawJson", "read_around")
+__all__ = ("RawJson", "optional_raw", "read_around")
 
 M = TypeVar("M", bound=BaseModel)
 E = TypeVar("E")
@@ -133,6 +133,15 @@ class RawJson:
         )
 
 
+def optional_raw(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a raw value that can be ``None``, which ``null`` stands for."""
+    made: Any = node["python_schema"]
+    return {
+        **node,
+        "python_schema": core_schema.no_info_after_validator_function(_not_null, made),
+    }
+
+
 def read_around(data: bytes, fields: Mapping[str, bool], validate: Callable[[bytes], E]) -> E:
     """Validate a document whose raw values were cut out, with the cuts in their places.
 
@@ -192,6 +201,12 @@ def _cut_out(value: object) -> RawJson:
             "raw_json", "RawJson keeps its bytes only when the event is read by from_json"
         )
     return cuts[value]
+
+
+def _not_null(raw: RawJson) -> RawJson:
+    if bytes(raw) == b"null":
+        raise PydanticCustomError("raw_null", "Input would be read as None; give None")
+    return raw
 
 
 def _any_json(schema: Any, handler: Any) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Consumer:
             loop=scope.loop,
             threads=scope.threads,
             cancel_grace=scope.cancel_grace,
+            new_context=scope.supervisor.copy_context,
             replace=self._replace,
         )
 
@@ -112,7 +113,7 @@ class Consumer:
                 self._start_worker(Worker(self._handling))
 
     def _start_worker(self, worker: Worker) -> None:
-        task = self._scope.supervisor.spawn(worker.run(), self.inbox.name)
+        task = self._scope.supervisor.spawn(worker.run(), self.inbox.name, worker.context)
         self._workers[worker] = task
         self.inbox.readers.add(worker)
         task.add_done_callback(lambda task: self._ended(worker, task))

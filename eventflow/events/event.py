@@ -15,7 +15,7 @@ from eventflow.events._annotations import refuse
 from eventflow.events._decoding import decode_error, json_error
 from eventflow.events._definition import check_class, complete_schema
 from eventflow.events._identity import FirstRead, Identity, given, made
-from eventflow.events._joining import Plan, read_tolerantly
+from eventflow.events._joining import Plan
 from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_constants, check_depth
 from eventflow.events.topics import validate_topic
@@ -224,10 +224,12 @@ class Event(FrozenModel):
             data = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
             cls.__pydantic_validator__.title  # noqa: B018 - completes the class
             plan = cls.__eventflow_plan__
-            read = read_tolerantly if plan is None else plan.read
+            options = {"extra": "ignore", **options}
             try:
-                event = read(
-                    data, lambda rest, extra: validate(rest, **{"extra": extra, **options})
+                event = (
+                    validate(data, **options)
+                    if plan is None
+                    else plan.read(data, lambda rest, extra: validate(rest, **options))
                 )
                 check_constants(data)
             except JsonSyntaxError as exc:

@@ -194,7 +194,7 @@ def test_constructor() -> None:
 
 
 def test_null_in_an_optional_field_is_none() -> None:
-    """null is None where None can be, so RawJson(b"null") is refused there and kept elsewhere."""
+    """Where None can be, null is None, so RawJson(b"null") is refused there and kept elsewhere."""
     with pytest.raises(ValidationError, match="give None"):
         Shipped(shipping=RawJson(b"null"), Other=RawJson(b"null"))
     assert Shipped.from_json(b'{"shipping":null,"Other":null}').other is None
@@ -218,7 +218,7 @@ def test_value() -> None:
 
 
 def test_decode() -> None:
-    """decode validates against a model now, with an error of the common kind."""
+    """It is validated against a model now, with an error of the common kind."""
     assert RawJson(b'{"city":"X","new":1}').decode(Lenient) == Lenient(city="X")
     assert RawJson(b'{"city":"X"}').decode(Address) == Address(city="X")
     with pytest.raises(EventDecodeError) as caught:

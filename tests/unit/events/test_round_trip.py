@@ -58,7 +58,7 @@ class All(Event, topic="all"):
     clock: time
     span: timedelta
     colour: Colour
-    literal: Literal["a", 1, True, None]
+    literal: Literal["a", 1, True] | None
     either: int | str | bool | None
     number: int | float
     numbers: tuple[int | None, ...]
@@ -79,9 +79,9 @@ class All(Event, topic="all"):
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 MOMENT = st.datetimes(
-    datetime(2, 1, 1),
-    datetime(9998, 12, 31),
-    timezones=st.timezones(),  # noqa: DTZ001
+    datetime.fromisoformat("0002-01-01"),
+    datetime.fromisoformat("9998-12-31"),
+    timezones=st.timezones(),
 )
 SPAN = st.timedeltas(timedelta(days=-100_000), timedelta(days=100_000))
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
@@ -175,26 +175,47 @@ ANYTHING: Any = st.recursive(
 )
 
 
-def example_of(field: str) -> Any:
-    return {
-        **{"text": "", "whole": 0, "big": 0, "as_text": 0, "real": 0.0, "flag": True, "data": b""},
-        **{"price": Decimal(1), "ident": UUID(int=1), "day": date(2024, 1, 1), "clock": time()},
-        **{"moment": datetime.fromisoformat("2024-01-01T00:00:00Z"), "span": timedelta()},
-        **{"colour": Colour.RED, "literal": "a", "either": 1, "number": 1, "numbers": ()},
-        **{"pair": ("", Decimal(1)), "labels": {}, "nested": {}, "lines": (), "small": 1},
-        **{"line": Line(sku="", when=datetime.fromisoformat("2024-01-01T00:00:00Z"), data=b"")},
-        **{"pay": Card(price=Decimal(1)), "tree": Tree(value=1), "raw": RawJson(b"1")},
-        **{"maybe_raw": None, "maybe": None, "Named-ä": ""},
-    }[field]
+NOON = datetime.fromisoformat("2024-01-01T12:00:00Z")
+EXAMPLE: dict[str, Any] = {
+    "text": "",
+    "whole": 0,
+    "big": 0,
+    "as_text": 0,
+    "real": 0.0,
+    "flag": True,
+    "data": b"",
+    "price": Decimal(1),
+    "ident": UUID(int=1),
+    "moment": NOON,
+    "day": date(2024, 1, 1),
+    "clock": time(),
+    "span": timedelta(),
+    "colour": Colour.RED,
+    "literal": "a",
+    "either": 1,
+    "number": 1,
+    "numbers": (),
+    "pair": ("", Decimal(1)),
+    "labels": {},
+    "nested": {},
+    "line": Line(sku="", when=NOON, data=b""),
+    "lines": (),
+    "pay": Card(price=Decimal(1)),
+    "tree": Tree(value=1),
+    "raw": RawJson(b"1"),
+    "maybe_raw": None,
+    "maybe": None,
+    "Named-ä": "",
+    "small": 1,
+}
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=300)
 @given(field=st.sampled_from(sorted(VALUES)), value=ANYTHING)
 def test_anything_is_refused_or_read_again(field: str, value: object) -> None:
     """A value of any type in any field is refused when made, or survives the wire."""
-    values = {name: example_of(name) for name in VALUES}
     try:
-        event = All(**{**values, field: value})
+        event = All(**{**EXAMPLE, field: value})
     except ValidationError:
         return
     read = All.from_json(event.to_json())

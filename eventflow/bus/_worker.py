@@ -431,6 +431,7 @@ class Worker(AttemptGuard):
         }
         log.error("eventflow.handler_failed", error=error, **facts)
         stopped = False
+        fatal: BaseException | None = None
         if isinstance(then := inbox.options.on_failure.then, CallOnFailure):
             self.begin((item, inbox, attempts, self.clock()))
             failure: BaseException | None = None
@@ -438,6 +439,10 @@ class Worker(AttemptGuard):
                 await then.callback(event, error, attempts)
             except BaseException as exc:  # noqa: BLE001 - reported below
                 failure = exc
+            if isinstance(failure, GeneratorExit) and (
+                asyncio._get_running_loop() is not self._loop
+            ):
+                raise failure  # as in _ended
             ended = self.settle()
             stopped = ended in ("stopped", "timed_out_and_stopped")
             if failure is None and ended in ("timed_out", "timed_out_and_stopped"):
@@ -446,10 +451,15 @@ class Worker(AttemptGuard):
                 log.error(
                     "eventflow.failure_callback_failed", error=failure, reason=repr(error), **facts
                 )
+            if isinstance(failure, (SystemExit, KeyboardInterrupt)):
+                fatal = failure
+            failure = None  # no cycle through the traceback's frame
         if self.abandoned:
             raise asyncio.CancelledError
         inbox.failed += 1
         inbox.timed_out += timed_out
         self.attempt = None
+        if fatal is not None:
+            raise fatal
         if stopped:
             raise asyncio.CancelledError

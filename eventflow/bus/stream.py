@@ -100,6 +100,12 @@ class EventStream(AsyncIterator[E], Generic[E]):
                 inbox.handled += 1
             elif isinstance(exc, asyncio.CancelledError):
                 inbox.cancelled += 1
+                log.warning(
+                    "eventflow.handler_cancelled",
+                    subscription=inbox.name,
+                    event_id=event.id,
+                    topic=event.topic,
+                )
             else:
                 inbox.failed += 1
                 log.error(
@@ -164,8 +170,15 @@ class EventStream(AsyncIterator[E], Generic[E]):
     def finish(self) -> None:
         """Count what is left: an event still in the reader's hands is abandoned."""
         if self._held is not None:
+            event = event_of(self._held)
             self._held = None
             self.inbox.abandoned += 1
+            log.error(
+                "eventflow.reader_abandoned",
+                subscription=self.inbox.name,
+                event_id=event.id,
+                topic=event.topic,
+            )
         self.inbox.release_all()
         self.inbox.went_idle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 from asyncio import _get_running_loop
@@ -219,7 +220,8 @@ class Dispatch:
             raise scope.closed_error() from None
         concurrent.futures.wait([outcome], timeout)
         if not outcome.done() and outcome.cancel():
-            scope.loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                scope.loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
             raise PublishTimeoutError(
                 f"publishing event {event.id} on {event.topic!r} was not done within {timeout:g} s",
                 topic=event.topic or "",

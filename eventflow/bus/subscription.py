@@ -86,10 +86,12 @@ class Subscription:
         Nothing else on the bus is touched. May be called from the handler itself. Calling it
         again does nothing.
         """
-        self._withdraw(self)
-        if self._consumer is not None and not self._stopped():
+        running = None if self._stopped() else self._consumer
+        if running is not None:
             self._check_loop()
-            self._consumer.begin_stop(drain=False)
+        self._withdraw(self)
+        if running is not None:
+            running.begin_stop(drain=False)
 
     async def aclose(self, *, drain: bool = True) -> None:
         """End it: take nothing in, let handlers finish, then cancel them.

@@ -17,6 +17,7 @@ PAGES = [
     *sorted(p for p in ROOT.joinpath("docs").rglob("*.md") if "changelog.d" not in p.parts),
 ]
 RUNNER = Path(__file__).with_name("page.py")
+LEFT_BEHIND = ("Warning", "Exception ignored", "never retrieved", "was destroyed", "never awaited")
 LANGUAGES = {"python", "sh", "text", "json", "toml", "yaml", "mermaid"}
 
 
@@ -44,7 +45,8 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     result = run(page, tmp_path)
 
     assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    # A page may show a failing handler, which is logged; nothing may be left behind.
+    assert not [words for words in LEFT_BEHIND if words in result.stderr], result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -14,20 +14,17 @@ from typing import TYPE_CHECKING
 from eventflow.events._syntax import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Container
 
 __all__ = ("Span", "value_spans")
 
-Span = tuple[str, int, int]
-"""A key, the offset of the first byte of its value, and the offset behind its last."""
+Span = tuple[bytes, int, int]
+"""A key in UTF-8, the offset of the first byte of its value, and the one behind its last."""
 
 _BLANK = rb"[ \t\n\r]*+"
 # Possessive throughout: nothing is ever tried twice.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_OPEN = re.compile(_BLANK + rb"\{" + _BLANK, re.DOTALL)
-_KEY = re.compile(_BLANK + rb"(" + _STRING + rb")" + _BLANK + rb":" + _BLANK, re.DOTALL)
-_SCALAR = re.compile(_STRING + rb"|[^][{},: \t\n\r\"]++", re.DOTALL)
-_NEXT = re.compile(_BLANK + rb"([,}])", re.DOTALL)
+_SCALAR = rb'[^][{},: \t\n\r"]++'
 
 
 def _flat(depth: int) -> bytes:
@@ -37,17 +34,25 @@ def _flat(depth: int) -> bytes:
     return run + rb"(?:[{\[]" + _flat(depth - 1) + rb"[}\]]" + run + rb")*+"
 
 
-# One match swallows what is nested up to this deep; deeper ones are counted bracket by bracket,
-# so a real body takes a few matches and not one for each of its brackets.
-_FLAT = re.compile(_flat(4), re.DOTALL)
-_BRACKET = re.compile(rb"[][{}]")
+# Nearly every member is one match: key, value, and what follows. A value nested deeper than this
+# pattern goes is counted bracket by bracket, in strides of what the pattern swallows.
+_STRIDE = _flat(4)
+_OPEN = re.compile(_BLANK + rb"\{" + _BLANK)
+_MEMBER = re.compile(
+    _BLANK + rb"(" + _STRING + rb")" + _BLANK + rb":" + _BLANK
+    + rb"(?:(" + _STRING + rb"|" + _SCALAR + rb"|[{\[]" + _STRIDE + rb"[}\]])"
+    + _BLANK + rb"([,}]))?+",
+    re.DOTALL,
+)  # fmt: skip
+_NESTED = re.compile(_STRIDE + rb"([][{}])", re.DOTALL)
+_NEXT = re.compile(_BLANK + rb"([,}])")
 
 
-def value_spans(data: bytes, keys: Collection[str]) -> list[Span] | None:
+def value_spans(data: bytes, keys: Container[bytes]) -> list[Span] | None:
     """Return the spans of the values of these keys, in the order of the document.
 
     A key that comes twice is in the list twice. ``None`` means that the document is not an
-    object, or is broken; whoever parses it will say how.
+    object, is broken, or is nested too deeply; whoever parses it will say which.
     """
     opened = _OPEN.match(data)
     if opened is None:
@@ -57,48 +62,44 @@ def value_spans(data: bytes, keys: Collection[str]) -> list[Span] | None:
     if data[position : position + 1] == b"}":
         return spans
     while True:
-        key = _KEY.match(data, position)
-        if key is None:
+        member = _MEMBER.match(data, position)
+        if member is None:
             return None
-        start = key.end()
-        end = _value_end(data, start)
-        if end is None:
-            return None
-        name = _key_text(key[1])
-        if name is not None and name in keys:
-            spans.append((name, start, end))
-        following = _NEXT.match(data, end)
-        if following is None:
-            return None
-        if following[1] == b"}":
+        if member[2] is not None:
+            (start, end), following = member.span(2), member
+        else:
+            start = member.end()
+            stop = _nested_end(data, start)
+            next_one = None if stop is None else _NEXT.match(data, stop)
+            if stop is None or next_one is None:
+                return None
+            end, following = stop, next_one
+        key = member[1][1:-1] if b"\\" not in member[1] else _unescaped(member[1])
+        if key in keys:
+            spans.append((key, start, end))
+        if following[following.re.groups] == b"}":
             return spans
         position = following.end()
 
 
-def _key_text(quoted: bytes) -> str | None:
+def _unescaped(quoted: bytes) -> bytes:
     try:
-        if b"\\" not in quoted:
-            return quoted[1:-1].decode()
         text: str = json.loads(quoted)
+        return text.encode()
     except ValueError:
-        return None
-    return text
+        return b""  # not a key of any field; whoever parses the document refuses it
 
 
-def _value_end(data: bytes, start: int) -> int | None:
+def _nested_end(data: bytes, start: int) -> int | None:
     if data[start : start + 1] not in (b"{", b"["):
-        scalar = _SCALAR.match(data, start)
-        return None if scalar is None else scalar.end()
+        return None
     depth, position = 1, start + 1
     while True:
-        flat = _FLAT.match(data, position)
-        assert flat is not None  # it also matches nothing
-        position = flat.end()
-        bracket = _BRACKET.match(data, position)
+        bracket = _NESTED.match(data, position)
         if bracket is None:
             return None
-        position += 1
-        depth += 1 if bracket[0] in b"{[" else -1
+        position = bracket.end()
+        depth += 1 if bracket[1] in b"{[" else -1
         if depth == 0:
             return position
         if depth > MAX_DEPTH:

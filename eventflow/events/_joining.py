@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
-from eventflow.events.raw import read_around
+from eventflow.events._cuts import read_around
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,9 @@ class Plan:
     """
 
     def __init__(self, cls: type[BaseModel], raw: Mapping[str, RawField]) -> None:
-        self._nullable = {key: field.optional for field in raw.values() for key in field.read}
+        self._nullable = {
+            key.encode(): field.optional for field in raw.values() for key in field.read
+        }
         self._steps: list[set[str] | tuple[str, bytes, bool]] = []
         for name in cls.__pydantic_fields__:
             field = raw.get(name)

@@ -19,7 +19,6 @@ from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
 from eventflow.events.mapping import FrozenMapping
-from eventflow.events.raw import optional_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +90,7 @@ class Walk:
                 self._refuse(
                     path, "RawJson is for a field of the event itself", "use it there, or a Part"
                 )
-            return optional_raw(node) if self.raw_fields[path] else node
+            return _optional_raw(node) if self.raw_fields[path] else node
         kind = node["type"]
         leaf = LEAVES.get(kind)
         method: Any = getattr(self, "_" + kind.replace("-", "_"), None)
@@ -282,3 +281,14 @@ def _unparametrised(value: object) -> object:
     raise PydanticCustomError(
         "unparametrised", "The class is generic: create it as Class[Type](...)"
     )
+
+
+def _optional_raw(node: Node) -> Node:
+    made: Any = node["python_schema"]
+    return {**node, "python_schema": core_schema.no_info_after_validator_function(_not_null, made)}
+
+
+def _not_null(raw: Any) -> Any:
+    if bytes(raw) == b"null":
+        raise PydanticCustomError("raw_null", "Input would be read as None; give None")
+    return raw

@@ -24,6 +24,7 @@ MAX_DEPTH = 200
 _ANYTHING = SchemaValidator(
     core_schema.with_default_schema(core_schema.none_schema(), default=None, on_error="default")
 )
+_BYTE_N, _BYTE_I = b"NI"
 _POSITION = re.compile(r"(.*?) at line (\d+) column (\d+)", re.DOTALL)
 _CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*+"|NaN|-?Infinity', re.DOTALL)
 
@@ -57,6 +58,9 @@ def check_json(data: bytes) -> None:
 
 def check_constants(data: bytes) -> None:
     """Raise if JSON that was parsed has ``NaN`` or ``Infinity`` in it, which the parser takes."""
+    # Searching for one byte is ten times as fast as for a word.
+    if _BYTE_N not in data and _BYTE_I not in data:
+        return
     if b"NaN" not in data and b"Infinity" not in data:
         return
     try:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError, core_schema, from_json
 
-from eventflow.events._cut import value_spans
+from eventflow.events._cuts import cut_out
 from eventflow.events._decoding import decode_error, json_error
 from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from pydantic import GetCoreSchemaHandler
 
     from eventflow.errors import EventDecodeError
 
-__all__ = ("RawJson", "optional_raw", "read_around")
+__all__ = ("RawJson",)
 
 M = TypeVar("M", bound=BaseModel)
-E = TypeVar("E")
 _SHOWN = 60
-
-# What was cut out of the document that is being read; a placeholder in its place is the index.
-_CUTS: ContextVar[list[RawJson] | None] = ContextVar("eventflow_raw_json_cuts", default=None)
 
 
 class RawJson:
@@ -133,79 +126,14 @@ class RawJson:
         )
 
 
-def optional_raw(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a raw value that can be ``None``, which ``null`` stands for."""
-    made: Any = node["python_schema"]
-    return {
-        **node,
-        "python_schema": core_schema.no_info_after_validator_function(_not_null, made),
-    }
-
-
-def read_around(data: bytes, fields: Mapping[str, bool], validate: Callable[[bytes], E]) -> E:
-    """Validate a document whose raw values were cut out, with the cuts in their places.
-
-    Args:
-        data: The document.
-        fields: The keys of raw values, and whether ``null`` means ``None`` there.
-        validate: Validates what is left; each cut is an index into the cuts there.
-
-    Raises:
-        JsonSyntaxError: A raw value is not JSON.
-        ValidationError: What is left does not fit.
-    """
-    spans = value_spans(data, fields)
-    if spans is None:
-        # Broken, too deep or not an object: the parser knows how to say it.
-        check_json(data)
-        return validate(data)
-    cuts: list[RawJson] = []
-    rest = bytearray()
-    position = 0
-    for key, start, end in spans:
-        value = data[start:end]
-        try:
-            check_json(value)
-        except JsonSyntaxError as exc:
-            offset = None if exc.offset is None else start + exc.offset
-            raise JsonSyntaxError(exc.reason, offset) from None
-        rest += data[position:start]
-        if value == b"null" and fields[key]:
-            rest += value
-        else:
-            rest += b"%d" % len(cuts)
-            cuts.append(_unchecked(value))
-        position = end
-    rest += data[position:]
-    token = _CUTS.set(cuts)
-    try:
-        return validate(bytes(rest))
-    except ValidationError:
-        # A syntax error counts its lines and columns in what is left, not in the document.
-        check_json(data)
-        raise
-    finally:
-        _CUTS.reset(token)
-
-
-def _unchecked(data: bytes) -> RawJson:
-    raw = RawJson.__new__(RawJson)
-    object.__setattr__(raw, "_data", data)
-    return raw
-
-
-def _cut_out(value: object) -> RawJson:
-    cuts = _CUTS.get()
-    if cuts is None or type(value) is not int or not 0 <= value < len(cuts):
+def _cut_out(placeholder: object) -> RawJson:
+    data = cut_out(placeholder)
+    if data is None:
         raise PydanticCustomError(
             "raw_json", "RawJson keeps its bytes only when the event is read by from_json"
         )
-    return cuts[value]
-
-
-def _not_null(raw: RawJson) -> RawJson:
-    if bytes(raw) == b"null":
-        raise PydanticCustomError("raw_null", "Input would be read as None; give None")
+    raw = RawJson.__new__(RawJson)
+    object.__setattr__(raw, "_data", data)
     return raw
 
 

@@ -291,7 +291,7 @@ def test_any_value_is_cut_exactly(
     other = json.dumps(before, indent=indent, ensure_ascii=ascii_only).encode()
     start = b'{"event":"e","a":' + other + b',"payload":\n'
     body = start + raw + b' ,"b":' + other + b"}"
-    assert value_spans(body, {"payload"}) == [("payload", len(start), len(start) + len(raw))]
+    assert value_spans(body, {b"payload"}) == [(b"payload", len(start), len(start) + len(raw))]
     assert bytes(Envelope.from_json(body).payload) == raw
 
 
@@ -312,5 +312,5 @@ def test_any_value_is_cut_exactly(
 def test_cutting_takes_bounded_time(body: bytes) -> None:
     """Looking for the ends takes linear time, and nesting does not make it recurse."""
     started = time.thread_time()
-    value_spans(body, {"payload"})
+    value_spans(body, {b"payload"})
     assert time.thread_time() - started < 0.25

@@ -94,7 +94,12 @@ class EventBus(Dispatch):
             ("cancel_grace", cancel_grace, 0.001),
             ("max_threads", max_threads, 1),
         ):
-            if isinstance(value, bool) or not least <= value < float("inf"):
+            kinds = int if option == "max_threads" else (int, float)
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, kinds)
+                or not least <= value < float("inf")
+            ):
                 raise InvalidOptionError(
                     f"{option} must be {least} or more, and finite, not {value!r}", option=option
                 )
@@ -181,9 +186,7 @@ class EventBus(Dispatch):
         """The scope, for something that needs a bus which takes in."""
         scope = self._entered()
         if asyncio._get_running_loop() is not scope.loop:
-            raise WrongLoopError(
-                f"bus {self._name!r} belongs to the event loop it was entered in"
-            )
+            raise WrongLoopError(f"bus {self._name!r} belongs to the event loop it was entered in")
         if scope.state != "open":
             raise scope.closed_error()
         return scope
@@ -296,13 +299,9 @@ class EventBus(Dispatch):
             del self._declared[subscription.name]
 
     @overload
-    def stream(
-        self, event: type[E], **options: Unpack[StreamOptions[E]]
-    ) -> EventStream[E]: ...
+    def stream(self, event: type[E], **options: Unpack[StreamOptions[E]]) -> EventStream[E]: ...
     @overload
-    def stream(
-        self, event: str, **options: Unpack[StreamOptions[Any]]
-    ) -> EventStream[Event]: ...
+    def stream(self, event: str, **options: Unpack[StreamOptions[Any]]) -> EventStream[Event]: ...
     def stream(self, event: Any, **options: Any) -> EventStream[Any]:
         """Events as an async iterator, for ``async with … as events: async for event in events``.
 
@@ -325,7 +324,7 @@ class EventBus(Dispatch):
     async def wait_for(
         self, event: str, *, where: Callable[[Event], bool] | None = None, timeout: float | None
     ) -> Event: ...
-    async def wait_for(  # noqa: ASYNC109 - the deadline is part of what is asked for
+    async def wait_for(
         self, event: Any, *, where: Callable[[Any], bool] | None = None, timeout: float | None
     ) -> Event:
         """Wait for the next event that fits; only those published after the call begins count.

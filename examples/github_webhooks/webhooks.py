@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from starlette.requests import ClientDisconnect
 
 from eventflow import EventPublisher, RawJson
 from eventflow.errors import BufferFullError, BusClosedError, EventDecodeError
@@ -53,17 +54,19 @@ async def receive(
 
 async def bounded_body(request: Request) -> bytes:
     """Read the body, and no more than the limit: Content-Length may be absent, or a lie."""
+    # The rest is not going to be read, so the connection can't be used again.
+    too_large = HTTPException(413, "more than 25 MB", headers={"Connection": "close"})
+    if int(request.headers.get("Content-Length") or 0) > MAX_BODY_BYTES:
+        raise too_large
     body = bytearray()
-    too_large = int(request.headers.get("Content-Length") or 0) > MAX_BODY_BYTES
-    if not too_large:
+    try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                too_large = True
-                break
-    if too_large:
-        # The rest is not going to be read, so the connection can't be used again.
-        raise HTTPException(413, "more than 25 MB", headers={"Connection": "close"})
+                raise too_large
+    except ClientDisconnect as exc:
+        # Nobody is there to read this; it keeps a traceback out of the log.
+        raise HTTPException(400, "the body ends early") from exc
     return bytes(body)
 
 

@@ -32,7 +32,7 @@ from tests.examples.service import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIMIT = 25 * 1024 * 1024
+UNFINISHED = b"POST /webhooks/github HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
 
 
 def expected(sent: list[Delivery]) -> dict[str, tuple[str, bytes]]:
@@ -161,6 +161,34 @@ def test_an_open_page_does_not_hold_up_the_stop(tmp_path: Path) -> None:
         assert service.wait() == 0
     assert service.stderr == ""
     assert ledger_row(service.printed, "store")["handled"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.promise(6)
+def test_a_request_that_never_ends_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """It is cut after 5 s, and what was accepted from others is handled all the same."""
+    sent = deliveries(OWN)
+    with (
+        Service(tmp_path) as service,
+        socket.create_connection(("127.0.0.1", service.port)) as connection,
+    ):
+        connection.sendall(UNFINISHED)
+        for delivery in sent:
+            assert service.send(delivery) == 202
+        assert service.stop() == 0
+        assert connection.recv(100).startswith(b"HTTP/1.1 500 ")
+    assert service.stored() == expected(sent)
+    assert "Cancel 1 running task(s)" in service.stderr
+
+
+def test_a_sender_that_gives_up_leaves_no_trace(tmp_path: Path) -> None:
+    """Whoever can connect could fill the log otherwise."""
+    with Service(tmp_path) as service:
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(UNFINISHED)
+        assert service.send(deliveries(OWN)[0]) == 202
+        assert service.stop() == 0
+    assert service.stderr == ""
 
 
 def test_a_browser_that_goes_away_is_forgotten(tmp_path: Path) -> None:
@@ -297,6 +325,7 @@ def test_a_wrong_setting_ends_with_one_line(wrong: dict[str, str], tmp_path: Pat
     assert service.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.promise(7)
 def test_the_demo_ends_by_itself() -> None:
     """With exit code 0, the ledger last, and nothing on stderr but what was dropped by choice."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from eventflow._cause import event_of
 from eventflow.bus._inbox import Inbox
 from eventflow.bus._reports import Reports, log
 from eventflow.bus._worker import Handling, Worker
-from eventflow.context import event_of
 from eventflow.errors import ResourceError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, cancel_and_wait
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from eventflow.bus._options import Options
     from eventflow.bus._scope import Scope
-    from eventflow.bus.options import Options
     from eventflow.events import Event
 
 __all__ = ("Consumer",)
@@ -168,6 +169,8 @@ class Consumer:
         if self._stopping is None:
             self._scope.unroute(self)
             self._stopping = self._scope.supervisor.spawn(self._stop(), f"{self.inbox.name}:stop")
+        if not drain:
+            self.close()  # now, and not when the task runs: nothing more is started
         return self._stopping
 
     async def _stop(self) -> None:

@@ -48,7 +48,9 @@ class Plan:
         members: list[bytes] = []
         for step in self._steps:
             if isinstance(step, set):
-                run = event.__pydantic_serializer__.to_json(event, include=step, by_alias=True)
+                run = event.__pydantic_serializer__.to_json(
+                    event, include=step, by_alias=True, warnings=False
+                )
                 if len(run) > 2:
                     members.append(run[1:-1])
                 continue

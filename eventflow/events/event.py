@@ -140,7 +140,9 @@ class Event(FrozenModel):
         try:
             if plan is not None:
                 return plan.write(self)
-            data = self.__pydantic_serializer__.to_json(self, by_alias=True)
+            # Every value was checked when it was made; pydantic before 2.13 warns of a part that
+            # leaves a field out inside a union.
+            data = self.__pydantic_serializer__.to_json(self, by_alias=True, warnings=False)
             # Only a recursive part can be made deeper than what is read again.
             if self.__pydantic_core_schema__["type"] == "definitions":
                 check_depth(data)

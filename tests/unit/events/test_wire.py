@@ -68,7 +68,6 @@ WRITTEN: list[tuple[Any, Any, bytes]] = [
     (Int64String, -5, b'"-5"'),
     (float, 1.0, b"1.0"),
     (float, 0.1, b"0.1"),
-    (float, 1e300, b"1e+300"),
     (float, -0.0, b"-0.0"),
     (float, 5e-324, b"5e-324"),
     (bool, True, b"true"),

@@ -6,16 +6,18 @@ attempt at handling it this is, and how long that may take travel beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from eventflow._cause import Envelope, Origin, current_attempt, current_cause
 from eventflow.errors import InvalidOptionError, NotInHandlerError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from eventflow._cause import Attempt
     from eventflow.events import Event
 
 __all__ = ("EventContext", "current", "publishing")
@@ -23,92 +25,10 @@ __all__ = ("EventContext", "current", "publishing")
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
-class Envelope:
-    """An event on its way, with what belongs to this publication.
-
-    Only publications that carry something need one: those from inside a handler, and those
-    with metadata. The others travel as the bare event. Ids are held as the events they are
-    ids of, so that nobody pays for making an id which nobody reads.
-    """
-
-    __slots__ = ("causation", "correlation", "event", "metadata")
-
-    def __init__(
-        self,
-        event: Event,
-        correlation: Event | str | None,
-        causation: Event | str | None,
-        metadata: Mapping[str, str] | None,
-    ) -> None:
-        self.event = event
-        self.correlation = correlation
-        self.causation = causation
-        self.metadata = metadata
-
-
-class Lane(Protocol):
-    """What an attempt needs to know of where it runs."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def timeout(self) -> float | None: ...
-
-
-# (event or envelope, where it runs, number of the attempt, loop time at its start). A plain
-# tuple: it is made for every attempt. Each attempt sets a new one, so that a task that
-# outlives its handler keeps the event it was started for.
-Attempt = tuple["Event | Envelope", Lane, int, float]
-
-
-class Origin:
-    """What `publishing` adds to the publications made inside it."""
-
-    __slots__ = ("attempt", "correlation", "metadata")
-
-    def __init__(
-        self,
-        attempt: Attempt | None,
-        correlation: Event | str | None,
-        metadata: Mapping[str, str] | None,
-    ) -> None:
-        self.attempt = attempt
-        self.correlation = correlation
-        self.metadata = metadata
-
-
-# One variable for both, so that a publish looks in one place.
-current_cause: ContextVar[Attempt | Origin | None] = ContextVar("eventflow_cause", default=None)
-
-
-def current_attempt() -> Attempt | None:
-    """The attempt that the running code belongs to."""
-    cause = current_cause.get()
-    return cause.attempt if isinstance(cause, Origin) else cause
-
-
-def event_of(item: Event | Envelope) -> Event:
-    """The event inside an item of a buffer."""
-    return item.event if type(item) is Envelope else item  # type: ignore[return-value]
-
-
-def envelope(event: Event, cause: Attempt | Origin) -> Envelope:
-    """Put beside an event what its publication carries on from where it is published."""
-    origin = cause if isinstance(cause, Origin) else None
-    attempt = cause.attempt if isinstance(cause, Origin) else cause
-    causation = None if attempt is None else event_of(attempt[0])
-    correlation: Event | str | None = None if origin is None else origin.correlation
-    if correlation is None and attempt is not None:
-        item = attempt[0]
-        correlation = (item.correlation if type(item) is Envelope else None) or causation
-    return Envelope(event, correlation, causation, None if origin is None else origin.metadata)
-
-
 @contextmanager
 def publishing(
     *, correlation_id: str | None = None, metadata: Mapping[str, str] | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """Give the events published inside the block something to carry.
 
     A publisher needs no arguments for it, so a service that only knows `EventPublisher` can
@@ -129,7 +49,8 @@ def publishing(
         with publishing(correlation_id=request_id):
             await bus.publish(OrderPlaced(order_id="A-1", amount_cents=1990))
     """
-    if correlation_id is not None and not (isinstance(correlation_id, str) and correlation_id):
+    given: object = correlation_id
+    if given is not None and not (isinstance(given, str) and given):
         raise InvalidOptionError(
             f"correlation_id must be a text of one character or more, not {correlation_id!r}",
             option="correlation_id",
@@ -176,6 +97,17 @@ class EventContext:
     _correlation: Event | str | None
     _causation: Event | str | None
 
+    @classmethod
+    def of(cls, attempt: Attempt) -> EventContext:
+        """The context of an attempt."""
+        item, lane, number, started = attempt
+        deadline = None if lane.timeout is None else started + lane.timeout
+        if isinstance(item, Envelope):
+            metadata = item.metadata or _NO_METADATA
+            correlation, causation = item.correlation, item.causation
+            return cls(item.event, lane.name, number, deadline, metadata, correlation, causation)
+        return cls(item, lane.name, number, deadline, _NO_METADATA, None, None)
+
     @property
     def event_id(self) -> str:
         """Id of the event."""
@@ -197,23 +129,6 @@ class EventContext:
         return _id_of(self._causation)
 
 
-def context_of(attempt: Attempt) -> EventContext:
-    """What `current()` returns for an attempt."""
-    item, lane, number, started = attempt
-    deadline = None if lane.timeout is None else started + lane.timeout
-    if type(item) is Envelope:
-        return EventContext(
-            item.event,
-            lane.name,
-            number,
-            deadline,
-            item.metadata or _NO_METADATA,
-            item.correlation,
-            item.causation,
-        )
-    return EventContext(item, lane.name, number, deadline, _NO_METADATA, None, None)  # type: ignore[arg-type]
-
-
 def current() -> EventContext:
     """The publication being handled by the code that asks.
 
@@ -233,4 +148,4 @@ def current() -> EventContext:
         raise NotInHandlerError(
             "no event is being handled here: current() works inside handlers and what they start"
         )
-    return context_of(attempt)
+    return EventContext.of(attempt)

@@ -19,7 +19,7 @@
     │   ├── DeadlockError (RuntimeError)      a call that could only wait for itself
     │   │   └── PublishDeadlockError          a publish that would close a cycle of full buffers
     │   └── ResourceError (RuntimeError)      a subscription's resource could not be opened
-    ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; it may have taken effect
+    ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; perhaps done
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
     ├── Permanent                             raise it in a handler: do not retry
@@ -183,7 +183,7 @@ class BusClosedError(BusError, RuntimeError):
 
 
 class WrongLoopError(BusError, RuntimeError):
-    """The bus was used from another event loop, thread or process than the one it was entered in."""
+    """The bus was used from another event loop, thread or process than it was entered in."""
 
 
 class BufferFullError(BusError):

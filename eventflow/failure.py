@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from eventflow.errors import InvalidHandlerError, InvalidOptionError, Permanent, RetryAfter
 from eventflow.events import Event
+from eventflow.lifecycle.callables import check_handler, is_async
 
 __all__ = ("CallOnFailure", "DeadLetter", "FailurePolicy", "Log", "Retry")
 
@@ -50,7 +51,8 @@ class Retry:
     never: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+        attempts: object = self.attempts
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise InvalidOptionError(
                 f"Retry(attempts=…) counts the first attempt too: 1 or more, not {self.attempts!r}",
                 option="attempts",
@@ -64,14 +66,13 @@ class Retry:
             value = getattr(self, option)
             if not isinstance(value, (int, float)) or not low <= value <= high or math.isinf(value):
                 raise InvalidOptionError(
-                    f"Retry({option}=…) must be a finite number from {low} to {high}, not {value!r}",
+                    f"Retry({option}=…) must be a finite number from {low} to {high}, "
+                    f"not {value!r}",
                     option=option,
                 )
         for option in ("on", "never"):
             types = getattr(self, option)
-            if not isinstance(types, tuple) or not all(
-                isinstance(t, type) and issubclass(t, BaseException) for t in types
-            ):
+            if not _are_exception_classes(types):
                 raise InvalidOptionError(
                     f"Retry({option}=…) takes a tuple of exception classes, not {types!r}",
                     option=option,
@@ -91,6 +92,13 @@ class Retry:
             wait = self.max_delay
         spread = self.jitter * (2 * random.random() - 1)  # noqa: S311 - not for secrets
         return min(self.max_delay, wait * (1 + spread))
+
+
+def _are_exception_classes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(member, type) and issubclass(member, BaseException)
+        for member in cast("tuple[object, ...]", value)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +129,11 @@ class CallOnFailure:
     callback: FailureCallback
 
     def __post_init__(self) -> None:
-        if not callable(self.callback):
+        check_handler(self.callback, arguments=("event", "error", "attempts"))
+        if not is_async(self.callback):
             raise InvalidHandlerError(
-                f"CallOnFailure takes an async function of (event, error, attempts), not {self.callback!r}"
+                "CallOnFailure takes an `async def` of (event, error, attempts), "
+                f"not {self.callback!r}"
             )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventflow.bus.options import SUBSCRIBE_OPTIONS, Options
+from eventflow.bus._options import SUBSCRIBE_OPTIONS, Options
 from eventflow.errors import InvalidTopicError
 from eventflow.events import Event, validate_pattern
 from eventflow.lifecycle.callables import check_handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ("Binding", "check_selector", "selector_name")
 

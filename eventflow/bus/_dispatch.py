@@ -7,15 +7,15 @@ import concurrent.futures
 import contextlib
 import contextvars
 import os
-from asyncio import _get_running_loop
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] # documented
 from threading import get_ident
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
+from eventflow._cause import current_attempt, current_cause, envelope
 from eventflow.bus._reports import log
 from eventflow.bus._turns import Wait, deadlock_error, would_deadlock
 from eventflow.bus._worker import Worker
 from eventflow.bus.options import Overflow
-from eventflow.context import current_attempt, current_cause, envelope
 from eventflow.errors import (
     BufferFullError,
     BusClosedError,
@@ -28,9 +28,9 @@ from eventflow.errors import (
 from eventflow.events import Event
 
 if TYPE_CHECKING:
+    from eventflow._cause import Attempt, Envelope
     from eventflow.bus._inbox import Inbox
     from eventflow.bus._scope import Scope
-    from eventflow.context import Attempt, Envelope
 
 __all__ = ("Dispatch",)
 
@@ -42,53 +42,17 @@ _waiting_thread: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 )
 
 
-class HomeLoop(Protocol):
-    """Tells in which thread an event loop runs now.
-
-    asyncio's loops have this attribute, and comparing it is the cheapest exact answer to
-    "is this my loop": in CPython 3.11 asking for the running loop costs a system call.
-    """
-
-    @property
-    def _thread_id(self) -> int | None: ...
-
-
-class _OtherLoop:
-    """The same for loops without the attribute, such as uvloop's."""
-
-    __slots__ = ("_loop",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._loop = loop
-
-    @property
-    def _thread_id(self) -> int | None:
-        return get_ident() if _get_running_loop() is self._loop else None
-
-
-class _Nowhere:
-    """The same for the copy of a bus in a forked child."""
-
-    __slots__ = ()
-    _thread_id = None
-
-
-def home_of(loop: asyncio.AbstractEventLoop | None) -> HomeLoop:
-    """What `Dispatch` asks for the thread of ``loop``."""
-    return cast("HomeLoop", loop) if hasattr(loop, "_thread_id") else _OtherLoop(loop)
-
-
 class Dispatch:
     """The publishing half of a bus."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_loop", "_name", "_routes", "_scope", "_until_checkpoint")
 
     _name: str
     _scope: Scope | None
     # The scope's table; an empty one while not entered, so that one failed look-up leads
     # everything unusual to `_admit`.
     _routes: dict[type[Event], tuple[Inbox, ...]]
-    _home: HomeLoop
+    _loop: asyncio.AbstractEventLoop | None
     _until_checkpoint: int
 
     async def publish(self, event: Event) -> None:
@@ -115,7 +79,7 @@ class Dispatch:
             EventDefinitionError: Not an event, or of a class without a topic.
         """
         inboxes = self._routes.get(type(event))
-        if inboxes is None or get_ident() != self._home._thread_id:
+        if inboxes is None or _get_running_loop() is not self._loop:
             inboxes = self._admit(event)
         cause = current_cause.get()
         item = event if cause is None else envelope(event, cause)
@@ -151,7 +115,7 @@ class Dispatch:
             EventDefinitionError: Not an event, or of a class without a topic.
         """
         inboxes = self._routes.get(type(event))
-        if inboxes is None or get_ident() != self._home._thread_id:
+        if inboxes is None or _get_running_loop() is not self._loop:
             inboxes = self._admit(event)
         cause = current_cause.get()
         item = event if cause is None else envelope(event, cause)
@@ -232,10 +196,6 @@ class Dispatch:
 
     # Everything unusual
 
-    def forget_home(self) -> None:
-        """Have every use checked from now on; called in a forked child."""
-        self._home = _Nowhere()  # type: ignore[misc] # the slot is in EventBus
-
     def _entered(self) -> Scope:
         if self._scope is None:
             raise BusNotEnteredError(
@@ -280,9 +240,7 @@ class Dispatch:
             raise _full(event, "so nobody got it")
         return inboxes
 
-    async def _wait_for_room(
-        self, full: list[Inbox], event: Event, item: Event | Envelope
-    ) -> None:
+    async def _wait_for_room(self, full: list[Inbox], event: Event, item: Event | Envelope) -> None:
         """Offer to those without room: by their policy, or by waiting in turn."""
         scope = self._scope
         assert scope is not None

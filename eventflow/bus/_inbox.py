@@ -6,20 +6,22 @@ every moment. `EventBus.publish` appends to `queue` by itself where ``len(queue)
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eventflow._cause import Envelope, event_of
 from eventflow.bus._lanes import Lanes
 from eventflow.bus._reports import Reports, log
-from eventflow.bus.options import Options, Overflow
+from eventflow.bus.options import Overflow
 from eventflow.bus.statistics import SubscriptionStatistics
-from eventflow.context import Envelope, event_of
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from eventflow._cause import Attempt
+    from eventflow.bus._options import Options
     from eventflow.bus._turns import Turn
-    from eventflow.context import Attempt
     from eventflow.events import Event
 
 __all__ = ("Inbox", "Reader")
@@ -33,10 +35,12 @@ class Reader(Protocol):
     @property
     def attempt(self) -> Attempt | None:
         """The attempt that runs now."""
+        ...
 
     @property
     def holds(self) -> bool:
         """Whether it holds an event that has not ended."""
+        ...
 
 
 class _Latest:
@@ -155,7 +159,7 @@ class Inbox:
             return not self.has_room
         try:
             return self._latest_key(item) in self._latest
-        except Exception:
+        except Exception:  # noqa: BLE001 - the user's function
             return False  # reported by `overflow`
 
     def _latest_key(self, item: Event | Envelope) -> Hashable:
@@ -167,7 +171,7 @@ class Inbox:
         try:
             key = self._latest_key(item)
             place = self._latest.get(key)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - the user's function
             self.offered += 1
             self.key_failed(item, "latest_key", exc)
             return
@@ -235,7 +239,7 @@ class Inbox:
                     key = self.options.order_key(event_of(item))  # type: ignore[misc]
                     if lanes.start(key, entry):
                         found = (key, entry)
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - the user's function
                     self.key_failed(self._unwrap(entry), "order_key", exc)
                     self._set_limit()
                     self.admit()  # its place is free, and perhaps nothing is left to take

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from eventflow.events import Event
 from eventflow.events.topics import is_pattern
+
+if TYPE_CHECKING:
+    from eventflow.events import Event
 
 __all__ = ("Matcher",)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import TYPE_CHECKING
 
-from eventflow.context import Envelope, event_of
-from eventflow.events import Event
-from eventflow.logging import IDS_PER_LINE, EventLogger
+from eventflow._cause import Envelope, event_of
+from eventflow._log import IDS_PER_LINE, EventLogger
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from eventflow.events import Event
 
 __all__ = ("Reports",)
 

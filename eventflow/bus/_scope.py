@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventflow.bus._matching import Matcher
 from eventflow.bus._reports import log
-from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics, summed
+from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
 from eventflow.errors import BusClosedError, InvalidOptionError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 from eventflow.lifecycle.threads import ThreadRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from eventflow._cause import Attempt
     from eventflow.bus._consumer import Consumer
     from eventflow.bus._inbox import Inbox
     from eventflow.bus.stream import EventStream
-    from eventflow.context import Attempt
     from eventflow.events import Event
 
 __all__ = ("Scope",)
@@ -30,8 +31,15 @@ ENDED_ROWS = 1_000
 class Member(Protocol):
     """A subscription or a stream."""
 
-    inbox: Inbox
-    selector: type[Event] | str
+    @property
+    def inbox(self) -> Inbox:
+        """Its buffer and counts."""
+        ...
+
+    @property
+    def selector(self) -> type[Event] | str:
+        """What it is subscribed to."""
+        ...
 
 
 class Scope:
@@ -105,7 +113,9 @@ class Scope:
         self._ended.append(member.inbox.statistics())
         if len(self._ended) > ENDED_ROWS:
             oldest = self._ended.popleft()
-            self._older = summed("(ended)", [oldest] if self._older is None else [self._older, oldest])
+            self._older = SubscriptionStatistics.summed(
+                "(ended)", [oldest] if self._older is None else [self._older, oldest]
+            )
 
     def __iter__(self) -> Iterator[Inbox]:
         """The inboxes of all members."""
@@ -146,10 +156,10 @@ class Scope:
                     if left is not None and left <= 0:
                         return
                     waited = True
-                    futures = {inbox.watch_idle(self.loop)} | ({unless} if unless else set())
-                    await asyncio.wait(
-                        futures, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                    )
+                    futures = {inbox.watch_idle(self.loop)}
+                    if unless is not None:
+                        futures.add(unless)
+                    await asyncio.wait(futures, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     # The end
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from eventflow._cause import event_of
 from eventflow.errors import BufferFullError, BusClosedError, PublishDeadlockError
-from eventflow.context import event_of
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+    from eventflow._cause import Envelope
     from eventflow.bus._inbox import Inbox, Reader
-    from eventflow.context import Envelope
     from eventflow.events import Event
 
 __all__ = ("Blocker", "Turn", "Wait", "would_deadlock")

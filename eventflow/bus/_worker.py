@@ -8,18 +8,19 @@ No task, scope, timer or lock is made per event.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
+from eventflow._cause import Attempt, Envelope, current_cause, event_of
 from eventflow.bus._reports import log
-from eventflow.context import Attempt, Envelope, current_cause, event_of
 from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
 from eventflow.lifecycle.attempt import AttemptGuard, clock_of
-from eventflow.lifecycle.callables import ensure_awaitable, is_async
+from eventflow.lifecycle.callables import gives_awaitable, is_async
 
 if TYPE_CHECKING:
+    import contextvars
+
     from eventflow.bus._inbox import Inbox
     from eventflow.events import Event
     from eventflow.lifecycle.threads import Job, ThreadRunner
@@ -43,7 +44,16 @@ class Handling:
         replace: Called by a worker whose context is used up, with its successor.
     """
 
-    __slots__ = ("_handler", "_resource", "_threads", "cancel_grace", "inbox", "loop", "new_context", "replace")
+    __slots__ = (
+        "_handler",
+        "_resource",
+        "_threads",
+        "cancel_grace",
+        "inbox",
+        "loop",
+        "new_context",
+        "replace",
+    )
 
     def __init__(
         self,
@@ -75,7 +85,7 @@ class Handling:
         if is_async(handler):
             if not resource:
                 return handler
-            return lambda event: handler(event, *resource)  # type: ignore[no-any-return]
+            return lambda event: handler(event, *resource)
         return lambda event: self._in_thread(worker, event)
 
     async def _in_thread(self, worker: Worker, event: Event) -> None:
@@ -101,7 +111,7 @@ class Handling:
         worker.job = None
         if job.error is not None:
             raise job.error
-        if ensure_awaitable(job.result):
+        if gives_awaitable(job.result):
             await job.result  # type: ignore[misc]
 
 
@@ -287,7 +297,7 @@ class Worker(AttemptGuard):
     def _changed(self, before: contextvars.Context) -> bool:
         try:
             return self._context != before
-        except Exception:
+        except Exception:  # noqa: BLE001 - the value's own __eq__
             return True  # a value that can't be compared is not the one we set
 
     def _hand_over(self, takeover: tuple[Hashable, Event | Envelope, int] | None) -> None:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from eventflow.bus._binding import Binding, check_selector
+from eventflow._cause import current_attempt
+from eventflow.bus._binding import Binding, check_selector, selector_name
 from eventflow.bus._consumer import Consumer
-from eventflow.bus._dispatch import Dispatch, home_of
-from eventflow.bus._fork import forget_in_children
+from eventflow.bus._dispatch import Dispatch
+from eventflow.bus._options import STREAM_OPTIONS, Options
 from eventflow.bus._scope import Scope
-from eventflow.bus.options import STREAM_OPTIONS, Options
 from eventflow.bus.statistics import BusStatistics
-from eventflow.bus.stream import EventStream, closed_while_waiting
+from eventflow.bus.stream import EventStream
 from eventflow.bus.subscription import Subscription
-from eventflow.context import current_attempt
 from eventflow.errors import (
+    BusClosedError,
     BusError,
     DeadlockError,
     InvalidOptionError,
@@ -29,6 +27,8 @@ from eventflow.events import Event
 from eventflow.lifecycle.callables import handler_name
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
     from typing import Unpack
 
     from eventflow.bus.listeners import Listeners
@@ -68,18 +68,7 @@ class EventBus(Dispatch):
             await bus.publish(OrderPlaced(order_id="A-1", amount_cents=1990))
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_cancel_grace",
-        "_declared",
-        "_drain_timeout",
-        "_home",
-        "_max_threads",
-        "_name",
-        "_routes",
-        "_scope",
-        "_until_checkpoint",
-    )
+    __slots__ = ("_cancel_grace", "_declared", "_drain_timeout", "_max_threads")
 
     def __init__(
         self,
@@ -110,7 +99,7 @@ class EventBus(Dispatch):
         self._declared: dict[str, Subscription] = {}
         self._scope: Scope | None = None
         self._routes = {}
-        self._home = home_of(None)
+        self._loop = None
         self._until_checkpoint = 1
 
     def __repr__(self) -> str:
@@ -139,8 +128,7 @@ class EventBus(Dispatch):
             cancel_grace=self._cancel_grace,
             max_threads=self._max_threads,
         )
-        self._routes, self._home = scope.routes, home_of(scope.loop)
-        forget_in_children(self)
+        self._routes, self._loop = scope.routes, scope.loop
         try:
             for subscription in tuple(self._declared.values()):
                 self._start(subscription, scope)
@@ -318,14 +306,26 @@ class EventBus(Dispatch):
 
     @overload
     async def wait_for(
-        self, event: type[E], *, where: Callable[[E], bool] | None = None, timeout: float | None
+        self,
+        event: type[E],
+        *,
+        where: Callable[[E], bool] | None = None,
+        timeout: float | None,  # noqa: ASYNC109 - part of what is asked for
     ) -> E: ...
     @overload
     async def wait_for(
-        self, event: str, *, where: Callable[[Event], bool] | None = None, timeout: float | None
+        self,
+        event: str,
+        *,
+        where: Callable[[Event], bool] | None = None,
+        timeout: float | None,  # noqa: ASYNC109
     ) -> Event: ...
     async def wait_for(
-        self, event: Any, *, where: Callable[[Any], bool] | None = None, timeout: float | None
+        self,
+        event: Any,
+        *,
+        where: Callable[[Any], bool] | None = None,
+        timeout: float | None,  # noqa: ASYNC109
     ) -> Event:
         """Wait for the next event that fits; only those published after the call begins count.
 
@@ -342,7 +342,7 @@ class EventBus(Dispatch):
             async for candidate in events:
                 if where is None or where(candidate):
                     return candidate  # type: ignore[no-any-return]
-        raise closed_while_waiting(check_selector(event))
+        raise BusClosedError(f"the bus stopped before {selector_name(check_selector(event))} came")
 
     # Looking at it
 

@@ -1,18 +1,16 @@
-"""What can be said of a subscription, and the check that it makes sense."""
+"""What can be said of a subscription."""
 
 from __future__ import annotations
 
-import difflib
 import enum
-import math
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
-from eventflow.errors import InvalidOptionError
 from eventflow.events import Event
-from eventflow.failure import DeadLetter, FailurePolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from eventflow.failure import FailurePolicy
 
 __all__ = ("Overflow", "StreamOptions", "SubscribeOptions")
 
@@ -66,107 +64,3 @@ class SubscribeOptions(StreamOptions[E], Generic[E], total=False):
     order_key: Callable[[E], Hashable]
     timeout: float | None
     on_failure: FailurePolicy
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Checked options of one subscription, defaults filled in."""
-
-    name: str | None = None
-    capacity: int = 1024
-    overflow: Overflow = Overflow.BLOCK
-    block_timeout: float = 5.0
-    latest_key: Callable[[Any], Hashable] | None = None
-    concurrency: int = 1
-    order_key: Callable[[Any], Hashable] | None = None
-    timeout: float | None = 30.0
-    on_failure: FailurePolicy = FailurePolicy.log()
-    resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-
-    @classmethod
-    def check(cls, given: Mapping[str, object], *, allowed: frozenset[str]) -> Options:
-        """Options from keyword arguments.
-
-        Raises:
-            InvalidOptionError: Unknown, out of range, or without meaning beside another.
-        """
-        for option in given:
-            if option not in allowed:
-                near = difflib.get_close_matches(option, allowed, n=1)
-                raise InvalidOptionError(
-                    f"unknown option {option!r}"
-                    + (f"; did you mean {near[0]!r}?" if near else "")
-                    + f" Options are: {', '.join(sorted(allowed))}",
-                    option=option,
-                )
-        _whole("capacity", given.get("capacity", 1))
-        _whole("concurrency", given.get("concurrency", 1))
-        _seconds("block_timeout", given.get("block_timeout", 0.0))
-        if given.get("timeout") is not None:
-            _seconds("timeout", given["timeout"], least=math.ulp(0))
-        if not isinstance(given.get("overflow", Overflow.BLOCK), Overflow):
-            raise InvalidOptionError(
-                f"overflow must be a member of Overflow, not {given['overflow']!r}", option="overflow"
-            )
-        name = given.get("name")
-        if "name" in given and not (isinstance(name, str) and name and name.isprintable()):
-            raise InvalidOptionError(
-                f"name must be a printable text of one character or more, not {name!r}", option="name"
-            )
-        for option in ("latest_key", "order_key", "resources"):
-            if option in given and not callable(given[option]):
-                raise InvalidOptionError(
-                    f"{option} must be a function, not {given[option]!r}", option=option
-                )
-        _policy(given.get("on_failure", FailurePolicy.log()))
-        options = cls(**cast("dict[str, Any]", dict(given)))
-        options._check_together(given)
-        return options
-
-    def _check_together(self, given: Mapping[str, object]) -> None:
-        if self.latest_key is not None and self.overflow is not Overflow.KEEP_LATEST:
-            raise InvalidOptionError(
-                "latest_key has a meaning only with overflow=Overflow.KEEP_LATEST", option="latest_key"
-            )
-        if "block_timeout" in given and self.overflow is not Overflow.BLOCK:
-            raise InvalidOptionError(
-                "block_timeout has a meaning only with overflow=Overflow.BLOCK", option="block_timeout"
-            )
-
-
-def _whole(option: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOptionError(
-            f"{option} must be a whole number, 1 or more, not {value!r}", option=option
-        )
-
-
-def _seconds(option: str, value: object, *, least: float = 0.0) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not least <= value < math.inf
-    ):
-        raise InvalidOptionError(
-            f"{option} must be a number of seconds, finite and "
-            f"{'above 0' if least else '0 or more'}, not {value!r}",
-            option=option,
-        )
-
-
-def _policy(value: object) -> None:
-    if not isinstance(value, FailurePolicy):
-        raise InvalidOptionError(
-            f"on_failure takes a FailurePolicy, such as FailurePolicy(retry=Retry(attempts=3)), not {value!r}",
-            option="on_failure",
-        )
-    if isinstance(value.then, DeadLetter):
-        raise InvalidOptionError(
-            "an in-process bus has nowhere to keep a dead letter: use "
-            "FailurePolicy(then=CallOnFailure(…)), or a Router with a broker",
-            option="on_failure",
-        )
-
-
-SUBSCRIBE_OPTIONS = frozenset(field.name for field in fields(Options))
-STREAM_OPTIONS = frozenset({"name", "capacity", "overflow", "block_timeout", "latest_key"})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ("BusStatistics", "SubscriptionStatistics")
 
@@ -49,6 +52,14 @@ class SubscriptionStatistics:
     retried: int = 0
     restarts: int = 0
 
+    @classmethod
+    def summed(cls, name: str, rows: Iterable[SubscriptionStatistics]) -> SubscriptionStatistics:
+        """The sum of rows, as a row."""
+        counted = tuple(rows)
+        return cls(
+            name=name, **{count: sum(getattr(r, count) for r in counted) for count in _COUNTS}
+        )
+
     @property
     def adds_up(self) -> bool:
         """Whether every event that was offered is accounted for."""
@@ -88,7 +99,7 @@ class BusStatistics:
     @property
     def total(self) -> SubscriptionStatistics:
         """The sum over all subscriptions."""
-        return summed("total", self.subscriptions)
+        return SubscriptionStatistics.summed("total", self.subscriptions)
 
     @property
     def adds_up(self) -> bool:
@@ -116,7 +127,9 @@ class BusStatistics:
         """A table for people; columns that are 0 throughout are left out."""
         rows = [*self.subscriptions, self.total]
         columns = [
-            c for c in _COUNTS if c in ("offered", "handled", "failed") or any(getattr(r, c) for r in rows)
+            c
+            for c in _COUNTS
+            if c in ("offered", "handled", "failed") or any(getattr(r, c) for r in rows)
         ]
         cells = [["subscription", *(c.replace("_", " ") for c in columns)]]
         cells += [[r.name, *(f"{getattr(r, c):,}" for c in columns)] for r in rows]
@@ -132,10 +145,3 @@ class BusStatistics:
         if not self.adds_up:
             lines.append("THE COUNTS DO NOT ADD UP")
         return "\n".join(lines)
-
-
-def summed(name: str, rows: tuple[SubscriptionStatistics, ...] | list[SubscriptionStatistics]) -> SubscriptionStatistics:
-    """The sum of rows, as a row."""
-    return SubscriptionStatistics(
-        name=name, **{count: sum(getattr(row, count) for row in rows) for count in _COUNTS}
-    )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from eventflow._cause import event_of
 from eventflow.bus._binding import Selector, selector_name
 from eventflow.bus._inbox import Inbox
 from eventflow.bus._reports import Reports, log
-from eventflow.context import event_of
-from eventflow.errors import BusClosedError, BusError, BusNotEnteredError
+from eventflow.errors import BusError, BusNotEnteredError
 from eventflow.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
+    from eventflow._cause import Attempt, Envelope
+    from eventflow.bus._options import Options
     from eventflow.bus._scope import Scope
-    from eventflow.bus.options import Options
-    from eventflow.context import Attempt, Envelope
 
 __all__ = ("EventStream",)
 
@@ -38,7 +38,9 @@ class EventStream(AsyncIterator[E], Generic[E]):
     Read by one task at a time.
     """
 
-    def __init__(self, open_scope: Callable[[], Scope], selector: Selector, options: Options) -> None:
+    def __init__(
+        self, open_scope: Callable[[], Scope], selector: Selector, options: Options
+    ) -> None:
         self.selector = selector
         self._open_scope = open_scope
         self._options = options
@@ -181,8 +183,3 @@ class EventStream(AsyncIterator[E], Generic[E]):
             )
         self.inbox.release_all()
         self.inbox.went_idle()
-
-
-def closed_while_waiting(selector: Selector) -> BusClosedError:
-    """The error of a wait that the stop of the bus ended."""
-    return BusClosedError(f"the bus stopped before {selector_name(selector)} came")

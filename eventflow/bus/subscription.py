@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from eventflow._cause import current_attempt
 from eventflow.bus.statistics import SubscriptionStatistics
-from eventflow.context import current_attempt
 from eventflow.errors import BusNotEnteredError, DeadlockError, WrongLoopError
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class Subscription:
     starts at once and ends with it.
     """
 
-    def __init__(self, binding: Binding, name: str, withdraw: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self, binding: Binding, name: str, withdraw: Callable[[Subscription], None]
+    ) -> None:
         self._binding = binding
         self._name = name
         self._withdraw = withdraw

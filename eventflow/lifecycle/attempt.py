@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from eventflow.context import Attempt
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventflow._cause import Attempt
 
 __all__ = ("AttemptGuard", "Ended", "clock_of")
 
@@ -52,7 +54,18 @@ class AttemptGuard:
         expected: The same, or a count that can't be once the timer has fired.
     """
 
-    __slots__ = ("_grace", "_loop", "_timeout", "attempt", "base", "expected", "fired", "paused", "task", "timer")
+    __slots__ = (
+        "_grace",
+        "_loop",
+        "_timeout",
+        "attempt",
+        "base",
+        "expected",
+        "fired",
+        "paused",
+        "task",
+        "timer",
+    )
 
     def __init__(
         self,

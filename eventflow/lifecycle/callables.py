@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventflow.errors import InvalidHandlerError
 
-__all__ = ("check_handler", "handler_name", "is_async")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("check_handler", "gives_awaitable", "handler_name", "is_async")
 
 
 def _plain(handler: object) -> object:
@@ -18,7 +20,7 @@ def _plain(handler: object) -> object:
     while isinstance(handler, functools.partial):
         handler = handler.func
     if not (inspect.isroutine(handler) or isinstance(handler, type)) and callable(handler):
-        call = getattr(type(handler), "__call__", None)
+        call = getattr(type(handler), "__call__", None)  # noqa: B004 - its function, if it is one
         if inspect.isfunction(call):
             return call
     return handler
@@ -70,6 +72,6 @@ def check_handler(handler: object, *, arguments: tuple[str, ...]) -> None:
         ) from None
 
 
-def ensure_awaitable(value: object) -> bool:
+def gives_awaitable(value: object) -> bool:
     """Whether a plain function gave back something to await, as ``lambda e: send(e)`` does."""
     return inspect.isawaitable(value) or asyncio.isfuture(value)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from eventflow.context import current_cause
+from eventflow._cause import current_cause
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 
 __all__ = ("Supervisor", "cancel_and_wait")
 
@@ -53,9 +55,7 @@ class Supervisor:
     an abort. ``on_stop`` is called again if it is cancelled itself, so it can be repeated.
     """
 
-    def __init__(
-        self, name: str, *, on_stop: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, name: str, *, on_stop: Callable[[], Awaitable[None]]) -> None:
         self._name = name
         self._on_stop = on_stop
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -11,9 +11,11 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ("Job", "ThreadRunner")
 
@@ -38,9 +40,7 @@ class Job:
 
     __slots__ = ("_call", "ended", "error", "ident", "name", "result")
 
-    def __init__(
-        self, name: str, call: Callable[[], object], ended: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, name: str, call: Callable[[], object], ended: asyncio.Future[None]) -> None:
         self.name = name
         self.ended = ended
         self.result: object = None

@@ -1,0 +1,104 @@
+"""Who caused a publication: what travels beside an event, and where running code finds it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventflow.events import Event
+
+__all__ = (
+    "Attempt",
+    "Envelope",
+    "Lane",
+    "Origin",
+    "current_attempt",
+    "current_cause",
+    "envelope",
+    "event_of",
+)
+
+
+class Envelope:
+    """An event on its way, with what belongs to this publication.
+
+    Only publications that carry something need one: those from inside a handler, and those
+    with metadata. The others travel as the bare event. Ids are held as the events they are
+    ids of, so that nobody pays for making an id which nobody reads.
+    """
+
+    __slots__ = ("causation", "correlation", "event", "metadata")
+
+    def __init__(
+        self,
+        event: Event,
+        correlation: Event | str | None,
+        causation: Event | str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        self.event = event
+        self.correlation = correlation
+        self.causation = causation
+        self.metadata = metadata
+
+
+class Lane(Protocol):
+    """What an attempt needs to know of where it runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timeout(self) -> float | None: ...
+
+
+# (event or envelope, where it runs, number of the attempt, loop time at its start). A plain
+# tuple: it is made for every attempt. Each attempt sets a new one, so that a task that
+# outlives its handler keeps the event it was started for.
+Attempt = tuple["Event | Envelope", Lane, int, float]
+
+
+class Origin:
+    """What `publishing` adds to the publications made inside it."""
+
+    __slots__ = ("attempt", "correlation", "metadata")
+
+    def __init__(
+        self,
+        attempt: Attempt | None,
+        correlation: Event | str | None,
+        metadata: Mapping[str, str] | None,
+    ) -> None:
+        self.attempt = attempt
+        self.correlation = correlation
+        self.metadata = metadata
+
+
+# One variable for both, so that a publish looks in one place.
+current_cause: ContextVar[Attempt | Origin | None] = ContextVar("eventflow_cause", default=None)
+
+
+def current_attempt() -> Attempt | None:
+    """The attempt that the running code belongs to."""
+    cause = current_cause.get()
+    return cause.attempt if isinstance(cause, Origin) else cause
+
+
+def event_of(item: Event | Envelope) -> Event:
+    """The event inside an item of a buffer."""
+    return item.event if type(item) is Envelope else item  # type: ignore[return-value]
+
+
+def envelope(event: Event, cause: Attempt | Origin) -> Envelope:
+    """Put beside an event what its publication carries on from where it is published."""
+    origin = cause if isinstance(cause, Origin) else None
+    attempt = cause.attempt if isinstance(cause, Origin) else cause
+    causation = None if attempt is None else event_of(attempt[0])
+    correlation: Event | str | None = None if origin is None else origin.correlation
+    if correlation is None and attempt is not None:
+        item = attempt[0]
+        correlation = (item.correlation if type(item) is Envelope else None) or causation
+    return Envelope(event, correlation, causation, None if origin is None else origin.metadata)

@@ -12,6 +12,7 @@ import random
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from eventflow.errors import InvalidHandlerError, InvalidOptionError, Permanent, RetryAfter
 from eventflow.events import Event

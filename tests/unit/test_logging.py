@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from eventflow.bus import EventBus
 from eventflow._log import EventLogger
+from eventflow.bus import EventBus
 from eventflow.logging import add_event_context
 from tests.unit.bus.support import Ping, turns
 
@@ -107,7 +107,7 @@ async def test_a_broken_processor_does_not_stop_a_handler(
         structlog.reset_defaults()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("broken processor") == 2
+    assert captured.err.count("RuntimeError: broken processor") == 2
 
 
 def test_ids_are_written_all_of_them(caplog: pytest.LogCaptureFixture) -> None:

@@ -347,6 +347,13 @@ class Worker(AttemptGuard):
             timed_out = ended in ("timed_out", "timed_out_and_stopped")
             if self.abandoned:
                 raise asyncio.CancelledError
+            if stopped and not (
+                self._inbox.closed or error is None or isinstance(error, asyncio.CancelledError)
+            ):
+                # No stop of ours. Before Python 3.13, a TaskGroup whose child fails while it
+                # waits for its children leaves the cancel of its parent behind.
+                self.take_back()
+                stopped = False
             if stopped and isinstance(error, asyncio.CancelledError):
                 self._cut(item)
                 raise error

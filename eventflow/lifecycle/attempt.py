@@ -137,6 +137,12 @@ class AttemptGuard:
             return "timed_out_and_stopped" if fired else "stopped"
         return "timed_out" if fired else "by_itself"
 
+    def take_back(self) -> None:
+        """Undo whatever cancels are left."""
+        assert self.task is not None
+        while self.task.cancelling() > self.base:
+            self.task.uncancel()
+
     def disarm(self) -> None:
         """Cancel the timer; the task ends."""
         if isinstance(self.timer, asyncio.TimerHandle):

@@ -441,6 +441,31 @@ def test_a_stop_in_the_same_tick_as_the_timer(seed: int) -> None:
     run_virtual(main, seed=seed)
 
 
+async def test_a_task_group_that_fails_at_its_end_is_retried(bus: EventBus) -> None:
+    """Before Python 3.13 it leaves a cancel behind, which is no stop of ours."""
+    starts: list[float] = []
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async def handler(event: Ping) -> None:
+        assert cancels_left() == 0
+        starts.append(now())
+        if event.n == 0:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+                group.create_task(fails())
+
+    policy = FailurePolicy(retry=Retry(attempts=3, initial=1, multiplier=1, jitter=0))
+    sub = bus.subscribe(Ping, handler, on_failure=policy)
+    await publish_all(bus, range(2))
+    await bus.wait_idle()
+    row = sub.statistics()
+    assert starts == [0, 1, 2, 2]
+    assert (row.failed, row.handled, row.retried, row.restarts) == (1, 1, 2, 0)
+
+
 # ----------------------------------------------------------------------- at a stop
 
 

@@ -132,7 +132,6 @@ def clean() -> None:
     The collector stays on, as it is in a program, so what a contender leaves for it to do
     counts against that contender, and against nobody else.
     """
-    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

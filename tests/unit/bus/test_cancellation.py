@@ -15,6 +15,7 @@ import pytest
 from eventflow.bus import EventBus, Overflow
 from eventflow.errors import BufferFullError, BusClosedError, ResourceError
 from eventflow.events import Event
+from eventflow.failure import CallOnFailure, FailurePolicy
 from eventflow.testing import cancel_rounds, no_leaks, run_virtual
 
 if TYPE_CHECKING:
@@ -390,6 +391,42 @@ def test_leaving_cancelled_twice(second_after: float) -> None:
     run_virtual(main)
 
 
+@pytest.mark.parametrize("where", ["handler", "callback"])
+@pytest.mark.parametrize("then", ["returns", "raises"])
+def test_what_was_abandoned_counts_nothing_more(where: str, then: str) -> None:
+    """A handler or failure callback that ends after the stop finds the counts final."""
+
+    async def main() -> None:
+        async def refuse() -> None:
+            for _ in range(3):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(20)
+            if then == "raises":
+                raise LookupError("late")
+
+        async def handler(event: Tick) -> None:
+            if where == "handler":
+                await refuse()
+            raise LookupError("mine")
+
+        async def callback(event: Event, error: BaseException, attempts: int) -> None:
+            await refuse()
+
+        async with EventBus(drain_timeout=1, cancel_grace=1) as bus:
+            bus.subscribe(
+                Tick, handler, name="a", on_failure=FailurePolicy(then=CallOnFailure(callback))
+            )
+            await bus.publish(Tick(number=1))
+        ledger = bus.ledger
+        assert (ledger["a"].abandoned, ledger["a"].failed) == (1, 0)
+        assert ledger.adds_up
+        await asyncio.sleep(100)
+        assert len(asyncio.all_tasks()) == 1
+        assert bus.ledger == ledger
+
+    run_virtual(main)
+
+
 def test_leaving_in_an_anyio_scope_that_is_cancelled() -> None:
     """A scope cancels at every await; the stop takes it as one cancellation, and ends."""
 
@@ -746,6 +783,39 @@ def test_a_publisher_waits_no_longer_than_it_has_to() -> None:
                 await bus.wait_idle()
             assert seen == [1, 2]
             assert bus.ledger["a"].failed == 1
+
+    run_virtual(main)
+
+
+def test_a_task_of_a_handler_does_not_wait_for_room_beyond_the_stop() -> None:
+    """Cancelling the handler does not reach a task that it started; the stop refuses its publish.
+
+    Else it would wait until block_timeout, and be counted when the counts are final.
+    """
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        publishing: list[asyncio.Task[None]] = []
+
+        async def handler(event: Tick) -> None:
+            await asyncio.sleep(0.1)  # by then the buffer is full
+            publishing.append(loop.create_task(bus.publish(Tick(number=2))))
+            await asyncio.sleep(1000)
+
+        with no_leaks():
+            async with EventBus(drain_timeout=1, cancel_grace=1) as bus:
+                bus.subscribe(Tick, handler, name="a", capacity=1, block_timeout=50, timeout=None)
+                bus.publish_nowait(Tick(number=0))
+                await turns(3)
+                bus.publish_nowait(Tick(number=1))
+                await asyncio.sleep(0.2)
+                assert bus.statistics()["a"].waiting == 1
+            ledger = bus.ledger
+            assert isinstance(await ended(publishing[0]), BusClosedError)
+            assert loop.time() < 3
+        assert (ledger["a"].rejected, ledger["a"].waiting) == (1, 0)
+        assert ledger["a"].adds_up
+        assert bus.ledger == ledger
 
     run_virtual(main)
 

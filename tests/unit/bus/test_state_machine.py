@@ -76,7 +76,24 @@ WORDS = (
     "leave_my_task",
 )
 SCRIPTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3)
-POLICIES = st.sampled_from(["log", "retry", "retry_slowly", "call", "retry_and_call", "bad_call"])
+POLICIES = st.sampled_from(
+    ["log", "retry", "retry_slowly", "call", "retry_and_call", "bad_call", "stubborn_call"]
+)
+SPECS = st.fixed_dictionaries(
+    {
+        "selector": st.sampled_from(sorted(SELECTORS)),
+        "overflow": st.sampled_from(list(Overflow)),
+        "capacity": st.integers(1, 3),
+        "concurrency": st.integers(1, 3),
+        "keyed": st.booleans(),
+        "latest_by_key": st.booleans(),
+        "key_fails": st.booleans(),
+        "timeout": st.sampled_from([None, 0.2, 0.5, 3.0]),
+        "block_timeout": st.sampled_from([0.0, 0.4, 2.5]),
+        "policy": POLICIES,
+        "resources": st.sampled_from([False, False, True]),
+    }
+)
 
 
 class CheckedLoop(VirtualClockLoop):
@@ -94,8 +111,8 @@ class CheckedLoop(VirtualClockLoop):
 class Busy(RuleBasedStateMachine):
     """A bus with subscribers, streams, publishers and closers that come, go and are cancelled."""
 
-    @initialize(seed=st.integers(0, 2**16))
-    def make(self, seed: int) -> None:
+    @initialize(seed=st.integers(0, 2**16), specs=st.lists(SPECS, min_size=1, max_size=4))
+    def make(self, seed: int, specs: list[dict[str, Any]]) -> None:
         note(f"seed of the loop: {seed}")
         self.ledger = Ledger()
         self.loop = CheckedLoop(seed=seed)
@@ -116,6 +133,9 @@ class Busy(RuleBasedStateMachine):
         self.resources_open = 0
         self.told: set[tuple[str, int]] = set()
         structlog.configure(processors=[self.read_log])
+        for spec in specs:
+            self.subscribe(spec)
+        self.enter()
 
     # Helpers
 
@@ -237,22 +257,22 @@ class Busy(RuleBasedStateMachine):
 
         self.run(all_at_once())
 
+    @precondition(lambda self: bool(self.publishers))
     @rule(which=st.integers(0, 9), turns=st.integers(0, 2))
     def cancel_publisher(self, which: int, turns: int) -> None:
-        if self.publishers:
-            self.cancel(self.publishers[which % len(self.publishers)])
+        self.cancel(self.publishers[which % len(self.publishers)])
         self.turns(turns)
 
+    @precondition(lambda self: bool(self.others))
     @rule(which=st.integers(0, 9))
     def cancel_closer_or_waiter(self, which: int) -> None:
-        if self.others:
-            self.cancel(self.others[which % len(self.others)])
+        self.cancel(self.others[which % len(self.others)])
 
+    @precondition(lambda self: bool(self.worker_tasks))
     @rule(which=st.integers(0, 9))
     def cancel_worker(self, which: int) -> None:
         """Somebody got hold of a worker's task, and cancels it whatever it does now."""
-        if self.worker_tasks:
-            self.worker_tasks.pop(which % len(self.worker_tasks)).cancel()
+        self.worker_tasks.pop(which % len(self.worker_tasks)).cancel()
 
     def cancel(self, task: asyncio.Task[Any]) -> None:
         if task.cancel():
@@ -381,7 +401,7 @@ class Busy(RuleBasedStateMachine):
             except asyncio.CancelledError:
                 cuts.append(self.loop.time())
 
-    async def tell(self, name: str, event: Probe, attempts: int, *, badly: bool) -> None:
+    async def tell(self, name: str, event: Probe, attempts: int, *, policy: str) -> None:
         """What `CallOnFailure` calls."""
         row = self.ledger.rows[name]
         if attempts != row.attempts[event.number]:
@@ -389,26 +409,16 @@ class Busy(RuleBasedStateMachine):
         if (name, event.number) in self.told:
             self.ledger.problem(f"{name}: told of {event.number} twice")
         self.told.add((name, event.number))
+        if policy == "stubborn_call":
+            await self.wait_out([], 4)
         await asyncio.sleep(0.2)
-        if badly:
+        if policy == "bad_call":
             raise LookupError("telling failed")
 
     # Members
 
-    @rule(
-        selector=st.sampled_from(sorted(SELECTORS)),
-        overflow=st.sampled_from(list(Overflow)),
-        capacity=st.integers(1, 3),
-        concurrency=st.integers(1, 3),
-        keyed=st.booleans(),
-        latest_by_key=st.booleans(),
-        key_fails=st.booleans(),
-        timeout=st.sampled_from([None, 0.2, 0.5, 3.0]),
-        block_timeout=st.sampled_from([0.0, 0.4, 2.5]),
-        policy=POLICIES,
-        resources=st.sampled_from([False, False, True]),
-    )
-    def subscribe(self, **spec: Any) -> None:
+    @rule(spec=SPECS)
+    def subscribe(self, spec: dict[str, Any]) -> None:
         if len(self.declared) + self.live_members() >= MOST_MEMBERS:
             return
         self.members += 1
@@ -435,7 +445,7 @@ class Busy(RuleBasedStateMachine):
 
     def options(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         async def tell(event: Any, error: BaseException, attempts: int) -> None:
-            await self.tell(name, event, attempts, badly=spec["policy"] == "bad_call")
+            await self.tell(name, event, attempts, policy=spec["policy"])
 
         def key(event: Probe) -> int:
             if spec["key_fails"] and event.key == 2:
@@ -462,7 +472,7 @@ class Busy(RuleBasedStateMachine):
             "retry_slowly": Retry(attempts=2, initial=2.0, jitter=0.0),
             "retry_and_call": Retry(attempts=2, initial=0.0),
         }.get(spec["policy"])
-        calls = spec["policy"] in {"call", "retry_and_call", "bad_call"}
+        calls = "call" in spec["policy"]
         options["on_failure"] = FailurePolicy(
             retry=retry, then=CallOnFailure(tell) if calls else None
         )
@@ -616,10 +626,9 @@ class Busy(RuleBasedStateMachine):
             if row.name in self.ledger.rows and not row.settled:
                 row.settle(self.counts()[row.name])
 
+    @precondition(lambda self: bool(self.readers))
     @rule(which=st.integers(0, 9), how=st.sampled_from(["normally", "by an error", "cancelled"]))
     def leave_stream(self, which: int, how: str) -> None:
-        if not self.readers:
-            return
         name = sorted(self.readers)[which % len(self.readers)]
         if how == "cancelled":
             self.readers[name].cancel()
@@ -715,8 +724,8 @@ class Busy(RuleBasedStateMachine):
 
 
 PROFILE = settings(
-    max_examples=1500 if STRESS else 120,
-    stateful_step_count=80 if STRESS else 30,
+    max_examples=3000 if STRESS else 250,
+    stateful_step_count=80 if STRESS else 40,
     derandomize=not STRESS,
     phases=[Phase.generate] if FAST_FAILURE else [Phase.generate, Phase.shrink],
     print_blob=True,

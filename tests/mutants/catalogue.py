@@ -1,0 +1,364 @@
+"""The planted bugs: each is one exact replacement in one file of the package.
+
+They are of the kind that this sort of code has had elsewhere: a count in the wrong place, a
+turn that is lost, a cancellation that is swallowed, something of one event seen by the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("MUTANTS", "Mutant")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One bug.
+
+    Attributes:
+        name: What it does wrong, in a few words.
+        path: File below ``eventflow/``.
+        old: Text that is there exactly once.
+        new: What stands there instead.
+    """
+
+    name: str
+    path: str
+    old: str
+    new: str
+
+    @property
+    def area(self) -> str:
+        """The part of the package, which has its tests under the same name."""
+        return self.path.partition("/")[0]
+
+
+MUTANTS = (
+    # -------------------------------------------------------------------------- lifecycle
+    Mutant(
+        "missing uncancel",
+        "lifecycle/attempt.py",
+        "            self.task.uncancel()\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a timeout leaves its timer to the next attempt",
+        "lifecycle/attempt.py",
+        "            self.timer.cancel()\n            self.timer = None\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a stop counts as a failed attempt",
+        "lifecycle/attempt.py",
+        "        if self.task.cancelling() > self.base:\n",
+        "        if self.task.cancelling() > self.base + 100:\n",
+    ),
+    Mutant(
+        "a worker that ended leaves its timer behind",
+        "lifecycle/attempt.py",
+        "            self.timer.cancel()\n        self.timer = NO_TIMER\n",
+        "            pass\n        self.timer = NO_TIMER\n",
+    ),
+    Mutant(
+        "a handler that swallows its timeout is not cancelled again",
+        "lifecycle/attempt.py",
+        "        self._arm_at(when + self._grace)\n",
+        "        self.timer = None\n",
+    ),
+    Mutant(
+        "time runs while an attempt waits for its retry",
+        "bus/_worker.py",
+        "        self._inbox.retried += 1\n        self.paused = True\n",
+        "        self._inbox.retried += 1\n        self.paused = False\n",
+    ),
+    Mutant(
+        "leaving swallows a cancellation",
+        "lifecycle/supervisor.py",
+        "        if cancelled is not None:\n            raise cancelled\n",
+        "",
+    ),
+    Mutant(
+        "closing a subscription swallows a cancellation",
+        "bus/subscription.py",
+        "        if cancelled is not None:\n            raise cancelled\n",
+        "",
+    ),
+    Mutant(
+        "a second cancellation does not come after the grace",
+        "lifecycle/supervisor.py",
+        "    for wait in (grace, LAST_WAIT_S):\n",
+        "    for wait in (grace + LAST_WAIT_S,):\n",
+    ),
+    Mutant(
+        "wait_for around the handler",
+        "bus/_worker.py",
+        "                    await call(item if type(item) is not envelope else item.event)\n",
+        "                    await asyncio.wait_for(\n"
+        "                        call(item if type(item) is not envelope else item.event),\n"
+        "                        self._timeout,\n"
+        "                    )\n",
+    ),
+    Mutant(
+        "a thread that timed out frees its slot",
+        "bus/_worker.py",
+        "        if self.job is not None:\n"
+        "            await self._job_ended()\n"
+        "        return True\n",
+        "        self.job = None\n        return True\n",
+    ),
+    # ------------------------------------------------------------------------------ counts
+    Mutant(
+        "drop on full unseen: neither counted nor logged",
+        "bus/_inbox.py",
+        "        else:\n            self.offered += 1\n            self._drop(item)\n",
+        "        else:\n            return\n",
+    ),
+    Mutant(
+        "a dropped event is counted but not logged",
+        "bus/_inbox.py",
+        '        self._reports.add("events_dropped", item)\n',
+        "        pass\n",
+    ),
+    Mutant(
+        "a released event is counted but not logged",
+        "bus/_inbox.py",
+        '            self._reports.add("events_released", self._unwrap(entry))\n',
+        "            self._unwrap(entry)\n",
+    ),
+    Mutant(
+        "offered is counted in the wrong place: before there is room",
+        "bus/_dispatch.py",
+        "            if len(queue) < inbox.limit:\n"
+        "                queue.append(item)\n"
+        "                inbox.offered += 1\n",
+        "            inbox.offered += 1\n"
+        "            if len(queue) < inbox.limit:\n"
+        "                queue.append(item)\n",
+    ),
+    Mutant(
+        "failed is counted in the wrong place: at each attempt",
+        "bus/_worker.py",
+        "        self._inbox.retried += 1\n",
+        "        self._inbox.retried += 1\n        self._inbox.failed += 1\n",
+    ),
+    Mutant(
+        "an abandoned handler is counted again when it ends",
+        "bus/_worker.py",
+        "        if self.abandoned:\n"
+        "            raise asyncio.CancelledError\n"
+        "        inbox.failed += 1\n",
+        "        inbox.failed += 1\n",
+    ),
+    Mutant(
+        "a handler cut by a stop is not logged",
+        "bus/_worker.py",
+        '        log.warning(\n            "eventflow.handler_cancelled",\n',
+        '        event or log.warning(\n            "eventflow.handler_cancelled",\n',
+    ),
+    # ------------------------------------------------------------------- overflow and turns
+    Mutant(
+        "a free place wakes no publisher",
+        "bus/_worker.py",
+        "                if inbox.turns:\n                    inbox.admit()\n",
+        "",
+    ),
+    Mutant(
+        "publishers get their turn last in, first out",
+        "bus/_inbox.py",
+        "turns.popitem(last=False)",
+        "turns.popitem(last=True)",
+    ),
+    Mutant(
+        "a cancelled publisher stays in line",
+        "bus/_dispatch.py",
+        "            if wait is not None:\n                wait.cancel()\n            raise\n",
+        "            raise\n",
+    ),
+    Mutant(
+        "block_timeout never runs out",
+        "bus/_turns.py",
+        "loop.call_later(inbox.options.block_timeout, self._expired)",
+        "loop.call_later(86400.0, self._expired)",
+    ),
+    Mutant(
+        "a cycle of full buffers is not seen",
+        "bus/_turns.py",
+        "            return target in stuck\n",
+        "            return False\n",
+    ),
+    Mutant(
+        "RAISE refuses after the others have their copy",
+        "bus/_dispatch.py",
+        '            raise _full(event, "so nobody got it")\n',
+        "            for inbox in inboxes:\n"
+        "                if inbox.has_room:\n"
+        "                    inbox.append(event)\n"
+        '            raise _full(event, "so nobody got it")\n',
+    ),
+    Mutant(
+        "KEEP_LATEST keeps the oldest",
+        "bus/_inbox.py",
+        "            self._drop(place.item)\n            place.item = item\n",
+        "            self._drop(item)\n",
+    ),
+    Mutant(
+        "publish is never a checkpoint",
+        "bus/_dispatch.py",
+        "            self._until_checkpoint = CHECKPOINT_EVERY\n"
+        "            await asyncio.sleep(0)\n",
+        "            self._until_checkpoint = CHECKPOINT_EVERY\n",
+    ),
+    Mutant(
+        "a key function that fails keeps its place",
+        "bus/_inbox.py",
+        "                    self._set_limit()\n                    self.admit()",
+        "                    self._set_limit()\n                    pass",
+    ),
+    # ------------------------------------------------------------------- order, lanes, routes
+    Mutant(
+        "two events of a key at once",
+        "bus/_lanes.py",
+        "        if lane is None:\n",
+        "        if not lane:\n",
+    ),
+    Mutant(
+        "a key stays busy for ever after its event was dropped",
+        "bus/_lanes.py",
+        "            self._ready.remove(number)\n            self.release(key)\n",
+        "            self._ready.remove(number)\n",
+    ),
+    Mutant(
+        "a subscriber of a base class gets no subclasses",
+        "bus/_matching.py",
+        "        for base in event_class.__mro__:\n",
+        "        for base in (event_class,):\n",
+    ),
+    # --------------------------------------------------------------------------- stop order
+    Mutant(
+        "a stop does not wait for handlers that run",
+        "bus/_inbox.py",
+        "        return not (self.queue or self.lanes or self.turns or self.in_flight)\n",
+        "        return not (self.queue or self.lanes or self.turns)\n",
+    ),
+    Mutant(
+        "a stop refuses handlers that publish while they finish",
+        "bus/_scope.py",
+        "            self._refuse(handlers=False)\n",
+        "            self._refuse(handlers=False)\n            self.taking_in = False\n",
+    ),
+    Mutant(
+        "a stop leaves the publishers of handlers waiting",
+        "bus/_scope.py",
+        "        self._refuse(handlers=True)\n",
+        "        self._refuse(handlers=False)\n",
+    ),
+    Mutant(
+        "a stop by an error drains all the same",
+        "bus/_scope.py",
+        "        if not aborting.done():\n"
+        "            await self.wait_idle(self, deadline=self._drain_until, unless=aborting)\n",
+        "        await self.wait_idle(self, deadline=self._drain_until)\n",
+    ),
+    Mutant(
+        "a subscription that ends keeps its publishers waiting",
+        "bus/_scope.py",
+        "            turn.leave()\n            turn.settle()\n",
+        "            pass\n",
+    ),
+    # ------------------------------------------------------------------------------ context
+    Mutant(
+        "context leak to the next event",
+        "bus/_worker.py",
+        "                            if context == before:\n",
+        "                            if context is not before:\n",
+    ),
+    Mutant(
+        "context leak to the next attempt",
+        "bus/_worker.py",
+        "            return self._context != before\n",
+        "            return self._context is before\n",
+    ),
+    Mutant(
+        "an attempt in a fresh context starts the count again",
+        "bus/_worker.py",
+        "                self._hand_over((self._key, item, number + 1))\n",
+        "                self._hand_over((self._key, item, 1))\n",
+    ),
+    Mutant(
+        "correlation starts anew at each hop",
+        "_cause.py",
+        "        correlation = "
+        "(item.correlation if type(item) is Envelope else None) or causation\n",
+        "        correlation = causation\n",
+    ),
+    # ------------------------------------------------------------------------------ failures
+    Mutant(
+        "one attempt too many",
+        "failure.py",
+        "        if attempt >= self.attempts or ",
+        "        if attempt > self.attempts or ",
+    ),
+    Mutant(
+        "Permanent is retried",
+        "failure.py",
+        "isinstance(error, (Permanent, *self.never))",
+        "isinstance(error, self.never)",
+    ),
+    # -------------------------------------------------------------------------------- stream
+    Mutant(
+        "a stream counts an event as handled when it is handed out",
+        "bus/stream.py",
+        "                    self._held = taken[1]\n",
+        "                    inbox.handled += 1\n",
+    ),
+    # -------------------------------------------------------------------------------- events
+    Mutant(
+        "shared mutable event",
+        "events/event.py",
+        "_CONFIG = ConfigDict(strict=True, frozen=True)\n",
+        "_CONFIG = ConfigDict(strict=True, frozen=False)\n",
+    ),
+    Mutant(
+        "int64 bound removed",
+        "events/_leaves.py",
+        '        "le": min(node.get("le", bound[1]), bound[1]),\n',
+        '        **({"le": node["le"]} if "le" in node else {}),\n',
+    ),
+    Mutant(
+        "RawJson reparsed on its way out",
+        "events/_joining.py",
+        "                members.append(key + bytes(value))\n",
+        '                members.append(key + to_json(__import__("json").loads(bytes(value))))\n',
+    ),
+    Mutant(
+        "id regenerated on copy",
+        "events/event.py",
+        "        _set_stamp(copied, time_ns() if update else _identity(self))\n",
+        "        _set_stamp(copied, time_ns())\n",
+    ),
+    Mutant(
+        "a mapping keeps the caller's dict",
+        "events/mapping.py",
+        "{} if items is None else dict(items))",
+        "{} if items is None else items)",
+    ),
+    # ------------------------------------------------------------------------------- testing
+    Mutant(
+        "the clock advances while a thread is out",
+        "testing/virtual_clock.py",
+        "        return self._holds + busy_anyio_workers(self)\n",
+        "        return 0 * busy_anyio_workers(self)\n",
+    ),
+    Mutant(
+        "the leak check sees no tasks",
+        "testing/leaks.py",
+        "            for task in asyncio.all_tasks(loop) - self.tasks - own\n",
+        "            for task in self.tasks - self.tasks - own\n",
+    ),
+    Mutant(
+        "the stepper skips the moment in which results get lost",
+        "testing/cancellation.py",
+        '] = ("suspended", "resuming")\n',
+        '] = ("suspended",)\n',
+    ),
+)

@@ -109,8 +109,12 @@ class Handling:
                 if worker.fired or worker.abandoned:
                     raise
         worker.job = None
-        if job.error is not None:
-            raise job.error
+        error, job.error = job.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # no cycle through the traceback's frames
         if gives_awaitable(job.result):
             await job.result  # type: ignore[misc]
 
@@ -368,8 +372,10 @@ class Worker(AttemptGuard):
                 await self._give_up(item, error, number, timed_out=timed_out)
                 if isinstance(error, (SystemExit, KeyboardInterrupt)):
                     raise error
+                error = None  # as below
                 break
             await self._wait_to_retry(item, delay)
+            error = None  # no cycle: since 3.12 a traceback's frames hold their callers
             if self._changed(before):
                 self._hand_over((self._key, item, number + 1))
                 return False

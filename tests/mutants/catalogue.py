@@ -38,8 +38,8 @@ MUTANTS = (
     Mutant(
         "missing uncancel",
         "lifecycle/attempt.py",
-        "            self.task.uncancel()\n",
-        "            pass\n",
+        "        for _ in range(fired):\n            self.task.uncancel()\n",
+        "",
     ),
     Mutant(
         "a timeout leaves its timer to the next attempt",
@@ -271,6 +271,12 @@ MUTANTS = (
         "bus/_worker.py",
         "                            if context == before:\n",
         "                            if context is not before:\n",
+    ),
+    Mutant(
+        "context leak to every worker",
+        "lifecycle/supervisor.py",
+        "        return self._context.copy()\n",
+        "        return self._context\n",
     ),
     Mutant(
         "context leak to the next attempt",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Attempt",
+    "Cause",
+    "Cell",
     "Envelope",
     "Lane",
     "Origin",
@@ -56,9 +58,17 @@ class Lane(Protocol):
 
 
 # (event or envelope, where it runs, number of the attempt, loop time at its start). A plain
-# tuple: it is made for every attempt. Each attempt sets a new one, so that a task that
-# outlives its handler keeps the event it was started for.
+# tuple: it is made for every attempt.
 Attempt = tuple["Event | Envelope", Lane, int, float]
+
+
+class Cell:
+    """Where a worker writes the attempt it makes; see `eventflow.lifecycle.isolation`."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self) -> None:
+        self.attempt: Attempt | None = None
 
 
 class Origin:
@@ -77,14 +87,16 @@ class Origin:
         self.metadata = metadata
 
 
-# One variable for both, so that a publish looks in one place.
-current_cause: ContextVar[Attempt | Origin | None] = ContextVar("eventflow_cause", default=None)
+Cause = Attempt | Cell | Origin
+
+# One variable for all, so that a publish looks in one place.
+current_cause: ContextVar[Cause | None] = ContextVar("eventflow_cause", default=None)
 
 
 def current_attempt() -> Attempt | None:
     """The attempt that the running code belongs to."""
     cause = current_cause.get()
-    return cause.attempt if isinstance(cause, Origin) else cause
+    return cause.attempt if isinstance(cause, (Cell, Origin)) else cause
 
 
 def event_of(item: Event | Envelope) -> Event:
@@ -92,10 +104,10 @@ def event_of(item: Event | Envelope) -> Event:
     return item.event if type(item) is Envelope else item  # type: ignore[return-value]
 
 
-def envelope(event: Event, cause: Attempt | Origin) -> Envelope:
+def envelope(event: Event, cause: Cause) -> Envelope:
     """Put beside an event what its publication carries on from where it is published."""
     origin = cause if isinstance(cause, Origin) else None
-    attempt = cause.attempt if isinstance(cause, Origin) else cause
+    attempt = cause.attempt if isinstance(cause, (Cell, Origin)) else cause
     causation = None if attempt is None else event_of(attempt[0])
     correlation: Event | str | None = None if origin is None else origin.correlation
     if correlation is None and attempt is not None:

@@ -8,19 +8,20 @@ No task, scope, timer or lock is made per event.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import sys
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from eventflow._cause import Attempt, Envelope, current_cause, event_of
+from eventflow._cause import Attempt, Cell, Envelope, current_cause, event_of
 from eventflow.bus._reports import log
 from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
 from eventflow.lifecycle.attempt import AttemptGuard, clock_of
 from eventflow.lifecycle.callables import gives_awaitable, is_async
+from eventflow.lifecycle.isolation import tree_of
 
 if TYPE_CHECKING:
-    import contextvars
-
     from eventflow.bus._inbox import Inbox
     from eventflow.events import Event
     from eventflow.lifecycle.threads import Job, ThreadRunner
@@ -29,6 +30,9 @@ __all__ = ("Handling", "Worker")
 
 SLICE_S = 0.005
 """Time after which a worker that never waits lets others run."""
+
+OFTEN = 8
+RETRY_EVERY = 256
 
 Call = Callable[["Event"], Awaitable[object]]
 
@@ -41,6 +45,7 @@ class Handling:
         loop: The event loop.
         cancel_grace: Seconds between a handler's first and second cancellation.
         new_context: Makes the context of a worker's task: a copy of the one at bus entry.
+        timer_context: The context of the workers' timers.
         replace: Called by a worker whose context is used up, with its successor.
     """
 
@@ -53,6 +58,7 @@ class Handling:
         "loop",
         "new_context",
         "replace",
+        "timer_context",
     )
 
     def __init__(
@@ -70,6 +76,7 @@ class Handling:
         self.loop = loop
         self.cancel_grace = cancel_grace
         self.new_context = new_context
+        self.timer_context = contextvars.Context()
         self.replace = replace
         self._threads = threads
         self._handler = handler
@@ -136,6 +143,8 @@ class Worker(AttemptGuard):
         "_inbox",
         "_key",
         "_keyed",
+        "_renewals",
+        "_renewed_at",
         "_takeover",
         "abandoned",
         "blocked_on",
@@ -149,7 +158,10 @@ class Worker(AttemptGuard):
     ) -> None:
         inbox = handling.inbox
         super().__init__(
-            timeout=inbox.timeout, cancel_grace=handling.cancel_grace, loop=handling.loop
+            timeout=inbox.timeout,
+            cancel_grace=handling.cancel_grace,
+            loop=handling.loop,
+            timer_context=handling.timer_context,
         )
         self._handling = handling
         self._inbox = inbox
@@ -158,6 +170,8 @@ class Worker(AttemptGuard):
         self._takeover = takeover
         self._key: Hashable = None if takeover is None else takeover[0]
         self._keyed = takeover is not None
+        self._renewals = 0
+        self._renewed_at = -OFTEN
         self.clock = clock_of(handling.loop)
         self.abandoned = False
         self.replaced = False
@@ -199,10 +213,12 @@ class Worker(AttemptGuard):
         inbox = self._inbox
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
-        set_attempt, context = current_cause.set, self._context
-        copy_context, envelope = context.copy, Envelope
+        context, envelope, references = self._context, Envelope, sys.getrefcount
+        cell, before = cast("Any", None), context
         item: Any
         failure: BaseException | None
+        tree: object = None
+        of_tree = of_cell = 0
         try:
             inbox.fresh = False
             if self._takeover is not None and not await self._take_over():
@@ -220,6 +236,12 @@ class Worker(AttemptGuard):
                     # The timer runs out only while the worker waits, so here is often enough.
                     if self.timer is None:
                         self.arm(now)
+                    if cell is None:
+                        cell, before, tree = self._isolate()
+                        of_tree, of_cell = (
+                            references(tree) if tree is not None else -1,
+                            references(cell),
+                        )
                     slice_end = now + SLICE_S
                 if plain and queue:
                     item = pop()
@@ -227,15 +249,13 @@ class Worker(AttemptGuard):
                     self._key, item = taken
                     self._keyed = True
                 else:
-                    item = attempt = before = taken = None  # an idle worker keeps no event alive
-                    self.attempt = None
+                    item = taken = self.attempt = None  # keeps no event alive
+                    if cell is not None:
+                        cell.attempt = None
                     await self._idle()
                     now = slice_end = clock()
                     continue
-                attempt = (item, inbox, 1, now)
-                set_attempt(attempt)
-                before = copy_context()
-                self.attempt = attempt
+                cell.attempt = self.attempt = (item, inbox, 1, now)  # pyright: ignore[reportOptionalMemberAccess] # made above
                 if inbox.turns:
                     inbox.admit()
                 try:
@@ -243,35 +263,53 @@ class Worker(AttemptGuard):
                 except BaseException as exc:  # noqa: BLE001 - judged in _ended
                     failure = exc
                 else:
-                    if plain and cancelling() == self.expected:
-                        # `attempt` stays until the next one or a wait: nobody looks between.
-                        inbox.handled += 1
-                        now = clock()
-                        try:  # as _changed(), without the call
-                            if context == before:
-                                continue
-                        except Exception:  # noqa: BLE001, S110 - so it is not what we set
-                            pass
-                        break
                     failure = None
                 if failure is None and cancelling() == self.expected:
+                    # `attempt` stays until the next one or a wait: nobody looks in between.
                     inbox.handled += 1
-                    self.attempt = None
                 elif not await self._ended(failure, before):
                     return
-                failure = None  # no cycle through the traceback's frame
-                self._release()
+                else:
+                    failure = None  # no cycle through the traceback's frame
+                    if self.timer is None:
+                        self.arm(clock())
+                if not plain:
+                    self.attempt = None
+                    self._release()
                 now = clock()
-                if self._changed(before):
+                try:
+                    if context != before:
+                        break  # the handler bound a variable: this context is used up
+                except Exception:  # noqa: BLE001 - can't be compared, so it is not what it was
                     break
-                if self.timer is None:
-                    self.arm(now)
+                if references(tree) != of_tree or references(cell) != of_cell:
+                    # Somebody keeps a copy of the context, and with it this cell.
+                    cell, before, tree = self._isolate()
+                    of_tree, of_cell = (
+                        references(tree) if tree is not None else -1,
+                        references(cell),
+                    )
             self._hand_over(None)
         finally:
             failure = None
             self.disarm()
             if not self._loop.is_closed():
                 self._release()
+
+    def _isolate(self) -> tuple[Cell, contextvars.Context, object | None]:
+        """A new cell in the worker's context, a copy of that to compare with, and its tree.
+
+        Where nearly every event leaves a copy behind, looking for the tree costs more than it
+        saves; then it is left out, which makes every event take a new cell, but for a try now
+        and then.
+        """
+        handled = self._inbox.handled
+        self._renewals = self._renewals + 1 if handled - self._renewed_at < OFTEN else 0
+        self._renewed_at = handled
+        cell = Cell()
+        current_cause.set(cell)
+        looks = self._renewals < OFTEN or self._renewals % RETRY_EVERY == 0
+        return cell, self._context.copy(), tree_of(self._context, cell) if looks else None
 
     def _release(self) -> None:
         if self._keyed:
@@ -281,7 +319,6 @@ class Worker(AttemptGuard):
 
     async def _idle(self) -> None:
         inbox = self._inbox
-        current_cause.set(None)
         inbox.went_idle()
         if inbox.closed:
             # The handler took back the stop's cancellation with `uncancel()`.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import Context
 
     from eventflow._cause import Attempt
 
@@ -38,10 +39,10 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 class AttemptGuard:
     """Guards the attempts that one task makes, one after another.
 
-    The task calls `bind` first. It sets `attempt` when one starts and back to ``None`` when
-    it ended, and calls `arm` where `timer` is ``None``, which it only becomes while the task
-    waits. After each attempt that did not end plainly (an error, or a cancel count other than
-    `expected`) it calls `settle`.
+    ``timer_context`` is the context its timers run in. The task calls `bind` first. It sets
+    `attempt` when one starts and back to ``None`` when it ended, and calls `arm` where `timer`
+    is ``None``, which it only becomes while the task waits. After each attempt that did not
+    end plainly (an error, or a cancel count other than `expected`) it calls `settle`.
 
     Attributes:
         attempt: The attempt that runs now, else ``None``.
@@ -58,6 +59,7 @@ class AttemptGuard:
         "_grace",
         "_loop",
         "_timeout",
+        "_timer_context",
         "attempt",
         "base",
         "expected",
@@ -73,8 +75,10 @@ class AttemptGuard:
         timeout: float | None,
         cancel_grace: float,
         loop: asyncio.AbstractEventLoop,
+        timer_context: Context,
     ) -> None:
         self._timeout = timeout
+        self._timer_context = timer_context
         self._grace = cancel_grace
         self._loop = loop
         self.task: asyncio.Task[Any] | None = None
@@ -99,7 +103,8 @@ class AttemptGuard:
             self._arm_at(started + self._timeout)
 
     def _arm_at(self, when: float) -> None:
-        self.timer = self._loop.call_at(when, self._tick, when)
+        # In a context of its own: a copy of the worker's would count as one of the handler's.
+        self.timer = self._loop.call_at(when, self._tick, when, context=self._timer_context)
 
     def _tick(self, when: float) -> None:
         attempt = self.attempt

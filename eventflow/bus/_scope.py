@@ -8,9 +8,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventflow.bus._matching import Matcher
+from eventflow.bus._names import Names
 from eventflow.bus._reports import log
 from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
-from eventflow.errors import BusClosedError, InvalidOptionError
+from eventflow.errors import BusClosedError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 from eventflow.lifecycle.threads import ThreadRunner
 
@@ -73,22 +74,9 @@ class Scope:
         self._older: SubscriptionStatistics | None = None
         self._abandoned: list[str] = []
         self._drain_until: float | None = None
+        self.names = Names(name, lambda taken: taken in self.consumers or taken in self.streams)
 
     # Members
-
-    def unique_name(self, wanted: str | None, default: str) -> str:
-        """The name of a new member; a default gets a number where it is taken."""
-        if wanted is not None:
-            if wanted in self.consumers or wanted in self.streams:
-                raise InvalidOptionError(
-                    f"bus {self.name!r} has a subscription named {wanted!r} already", option="name"
-                )
-            return wanted
-        name, number = default, 1
-        while name in self.consumers or name in self.streams:
-            number += 1
-            name = f"{default}-{number}"
-        return name
 
     def route(self, member: Member) -> None:
         """Let events reach a member."""

@@ -11,6 +11,7 @@ from eventflow._cause import current_attempt
 from eventflow.bus._binding import Binding, check_selector, selector_name
 from eventflow.bus._consumer import Consumer
 from eventflow.bus._dispatch import Dispatch
+from eventflow.bus._names import Names
 from eventflow.bus._options import STREAM_OPTIONS, Options
 from eventflow.bus._scope import Scope
 from eventflow.bus.statistics import BusStatistics
@@ -68,7 +69,7 @@ class EventBus(Dispatch):
             await bus.publish(OrderPlaced(order_id="A-1", amount_cents=1990))
     """
 
-    __slots__ = ("_cancel_grace", "_declared", "_drain_timeout", "_max_threads")
+    __slots__ = ("_cancel_grace", "_declared", "_drain_timeout", "_max_threads", "_names")
 
     def __init__(
         self,
@@ -97,6 +98,7 @@ class EventBus(Dispatch):
         self._cancel_grace = cancel_grace
         self._max_threads = max_threads
         self._declared: dict[str, Subscription] = {}
+        self._names = Names(name, self._declared.__contains__)
         self._scope: Scope | None = None
         self._routes = {}
         self._loop = None
@@ -256,18 +258,11 @@ class EventBus(Dispatch):
         default = handler_name(binding.handler)
         if self._is_entered():
             scope = self._open_scope()
-            name = scope.unique_name(binding.options.name, default)
+            name = scope.names.find(binding.options.name, default)
             subscription = Subscription(binding, name, self._withdraw)
             self._start(subscription, scope)
             return subscription
-        name, number = binding.options.name or default, 1
-        while name in self._declared:
-            if binding.options.name is not None:
-                raise InvalidOptionError(
-                    f"bus {self._name!r} has a subscription named {name!r} already", option="name"
-                )
-            number += 1
-            name = f"{default}-{number}"
+        name = self._names.find(binding.options.name, default)
         subscription = self._declared[name] = Subscription(binding, name, self._withdraw)
         return subscription
 

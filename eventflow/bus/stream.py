@@ -79,7 +79,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
         if self._inbox is not None:
             raise BusError("a stream is entered once; call bus.stream(…) again for another")
         scope = self._scope = self._open_scope()
-        name = scope.unique_name(self._options.name, f"stream({selector_name(self.selector)})")
+        name = scope.names.find(self._options.name, f"stream({selector_name(self.selector)})")
         inbox = self._inbox = Inbox(name, self._options, Reports(scope.name, name, scope.loop))
         inbox.readers.add(self)
         scope.streams[name] = self
@@ -98,7 +98,8 @@ class EventStream(AsyncIterator[E], Generic[E]):
         if self._held is not None:
             event = event_of(self._held)
             self._held = None
-            if exc is None:
+            if exc is None or isinstance(exc, GeneratorExit):
+                # The latter: a generator around the stream was closed after it gave this event.
                 inbox.handled += 1
             elif isinstance(exc, asyncio.CancelledError):
                 inbox.cancelled += 1

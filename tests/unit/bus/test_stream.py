@@ -13,7 +13,7 @@ from eventflow.testing import cancel_rounds, run_virtual
 from tests.unit.bus.support import Ping, Pong, lines, now, outcome, publish_all, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
 
@@ -294,3 +294,34 @@ async def test_wait_idle_waits_for_what_handlers_publish(bus: EventBus) -> None:
     await bus.wait_idle()
     assert seen == [0, 1, 2, 3, 4, 5]
     assert now() == 6
+
+
+async def test_a_generator_around_a_stream_that_is_closed() -> None:
+    """Closing it leaves the stream as a break does: the event it gave away is handled."""
+
+    async def numbers(bus: EventBus) -> AsyncGenerator[int]:
+        async with bus.stream(Ping) as events:
+            async for event in events:
+                yield event.n
+
+    async with EventBus() as bus:
+        generator = numbers(bus)
+        first = asyncio.ensure_future(anext(generator))
+        await turns(2)
+        await bus.publish(Ping(n=7))
+        assert await first == 7
+        await generator.aclose()
+
+    row = bus.ledger["stream(Ping)"]
+    assert (row.handled, row.failed) == (1, 0)
+
+
+async def test_default_names_of_many_streams() -> None:
+    """Each finds a free one, a free default first; the numbers do not start over each time."""
+    async with EventBus() as bus:
+        async with bus.stream(Ping) as first, bus.stream(Ping) as second, bus.stream(Ping) as third:
+            names = [stream.inbox.name for stream in (first, second, third)]
+        async with bus.stream(Ping) as again:
+            names.append(again.inbox.name)
+
+    assert names == ["stream(Ping)", "stream(Ping)-2", "stream(Ping)-3", "stream(Ping)"]

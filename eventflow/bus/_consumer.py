@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import event_of
+from eventflow.bus._handling import Handling
 from eventflow.bus._inbox import Inbox
 from eventflow.bus._reports import Reports, log
-from eventflow.bus._worker import Handling, Worker
+from eventflow.bus._worker import Worker
 from eventflow.errors import ResourceError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, cancel_and_wait
 

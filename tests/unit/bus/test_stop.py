@@ -1003,9 +1003,11 @@ def test_a_thousand_cycles_leave_nothing() -> None:
 
     asyncio.run(main(20))
     before = objects(), open_files(), threading.active_count()
-    asyncio.run(main(1000 if STRESS else 200))
+    cycles = 1000 if STRESS else 200
+    asyncio.run(main(cycles))
     after = objects(), open_files(), threading.active_count()
-    assert after[0] - before[0] < 200
+    # Coverage's tracer keeps a few objects for each thread that it has seen.
+    assert after[0] - before[0] < 200 + (5 * cycles if threading.gettrace() else 0)
     assert after[1:] == before[1:]
     assert bus.ledger.adds_up
 

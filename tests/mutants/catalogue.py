@@ -269,8 +269,14 @@ MUTANTS = (
     Mutant(
         "context leak to the next event",
         "bus/_worker.py",
-        "                            if context == before:\n",
-        "                            if context is not before:\n",
+        "                    if context != before:\n",
+        "                    if context is before:\n",
+    ),
+    Mutant(
+        "a task that a handler left behind sees the next event",
+        "bus/_worker.py",
+        "                    # Somebody keeps a copy of the context, and with it this cell.\n",
+        "                    continue\n",
     ),
     Mutant(
         "context leak to every worker",

@@ -18,7 +18,9 @@ from eventflow.events import Event
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("First", "Ledger", "Probe", "Row", "Second")
+__all__ = ("MOST_PROBLEMS", "First", "Ledger", "Probe", "Row", "Second")
+
+MOST_PROBLEMS = 10
 
 ENDS = ("failed", "dropped", "rejected", "cancelled", "released", "abandoned")
 
@@ -234,7 +236,7 @@ class Ledger:
 
     def problem(self, text: str) -> None:
         """Note what must not be; an error raised in a handler would be the bus's to judge."""
-        if len(self.problems) < 10:
+        if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(text)
 
     def event(self, event_class: type[Probe], key: int, does: Iterable[str]) -> Probe:

@@ -87,7 +87,7 @@ def main() -> int:
     print(f"bench: {machine()}; {how}")
     store = CACHE / ("quick.json" if given.quick else "results.json")
     results: dict[str, Any] = json.loads(store.read_text()) if given.only and store.exists() else {}
-    failed = []
+    failed: list[str] = []
     for interpreter in _interpreters(only_this=given.this_python):
         for name in names:
             result = _run(interpreter, name, given)

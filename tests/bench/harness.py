@@ -115,7 +115,7 @@ class Settings:
 
     quick: bool = False
     pairs: int = 15
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
     def amount(self, full: int) -> int:
         """So many of something in a full run, fewer in a quick one."""

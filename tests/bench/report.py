@@ -1,5 +1,9 @@
 """What was measured, as lines for a terminal, and as tables and a plot for the documentation."""
 
+# matplotlib is installed for measuring alone; without it what it gives is of unknown type.
+# pyright: reportMissingImports=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re

@@ -291,10 +291,10 @@ MUTANTS = (
         "            return self._context is before\n",
     ),
     Mutant(
-        "an attempt in a fresh context starts the count again",
+        "an attempt in a fresh context counts twice",
         "bus/_worker.py",
         "                self._hand_over((self._key, item, number + 1))\n",
-        "                self._hand_over((self._key, item, 1))\n",
+        "                self._hand_over((self._key, item, number + 2))\n",
     ),
     Mutant(
         "correlation starts anew at each hop",

@@ -43,7 +43,7 @@ class Delivery(NamedTuple):
 
 def deliveries(source: Path) -> list[Delivery]:
     """The deliveries of a file; each body is cut out of its line as it stands there."""
-    found = []
+    found: list[Delivery] = []
     for line in source.read_bytes().splitlines():
         match = LINE.fullmatch(line)
         assert match, line[:80]

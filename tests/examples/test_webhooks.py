@@ -86,7 +86,7 @@ async def test_the_four_events_are_decoded(
     """Each delivery of a modelled event is that event; the others are no activity."""
     for delivery in deliveries(source):
         await send(http, delivery)
-    kinds = set()
+    kinds: set[type[object]] = set()
     for received in app.state.publisher.events:
         activity = activity_of(received)
         assert type(activity) is ACTIVITIES.get(received.event, type(None))

@@ -48,7 +48,7 @@ def parsed(path: Path) -> ast.Module:
 @cache
 def modules() -> tuple[Module, ...]:
     """Every module of eventflow, by name."""
-    found = []
+    found: list[Module] = []
     for path in sorted(ROOT.joinpath("eventflow").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -65,7 +65,7 @@ def imports(module: Module, *, for_types: bool = True) -> Iterator[tuple[str, as
     ``from eventflow.bus import options``, a module, is one of ``eventflow.bus.options``.
     """
     ours = {each.name for each in modules()}
-    unused = set() if for_types else set(typing_only(module.tree))
+    unused: set[ast.AST] = set() if for_types else set(typing_only(module.tree))
     for node in ast.walk(module.tree):
         if node in unused:
             continue

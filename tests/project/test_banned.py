@@ -49,6 +49,8 @@ def findings(tree: ast.AST, *, owner: bool = False) -> list[tuple[ast.AST, str]]
                 name = dotted(node)
                 if name in BANNED_CALLS or name.rpartition(".")[2] in UNSAFE_NAMES:
                     found.append((node, name))
+            case _:
+                pass
     return found
 
 

@@ -47,7 +47,7 @@ def wrong_ways(module: Module) -> list[str]:
         return [name for name, _ in imports(module) if part(name) == "testing"]
     if part(module.name) not in RANK:
         return [f"{module.name} has no place in LAYERS"]
-    found = []
+    found: list[str] = []
     for name, node in imports(module):
         where = f"{module.at(node)} imports {name}"
         if not part(name):

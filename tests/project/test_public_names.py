@@ -37,6 +37,8 @@ def bound(module: Module) -> Iterator[str]:
             case ast.ImportFrom() if module.is_package:
                 if absolute(module, node).partition(".")[0] == "eventflow":
                     yield from (alias.asname or alias.name for alias in node.names)
+            case _:
+                pass
 
 
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.name)
@@ -44,7 +46,7 @@ def test_all_is_what_there_is(module: Module) -> None:
     """Every name in ``__all__`` resolves, and every public function and class is in it."""
     loaded = importlib.import_module(module.name)
 
-    listed = loaded.__all__
+    listed: tuple[str, ...] = loaded.__all__
 
     assert isinstance(listed, tuple)
     assert len(listed) == len(set(listed))

@@ -52,7 +52,7 @@ def files() -> tuple[Path, ...]:
 
 
 def texts() -> list[tuple[str, str]]:
-    found = []
+    found: list[tuple[str, str]] = []
     for path in files():
         try:
             found.append((str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")))

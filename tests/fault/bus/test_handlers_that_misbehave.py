@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
@@ -270,10 +270,13 @@ def test_cancelling_workers_from_elsewhere(ordered: bool, caplog: pytest.LogCapt
             await asyncio.sleep(0)
         seen.append(event.n)
 
+    def fifth(event: Ping) -> int:
+        return event.n % 5
+
     async def main() -> None:
-        options: Any = {"concurrency": 3, "order_key": lambda event: event.n % 5}
+        options: dict[str, Any] = {"concurrency": 3, "order_key": fifth} if ordered else {}
         async with EventBus() as bus:
-            sub = bus.subscribe(Ping, handler, capacity=8, **(options if ordered else {}))
+            sub = bus.subscribe(Ping, handler, capacity=8, **options)
             for n in range(count):
                 await bus.publish(Ping(n=n))
                 for _ in range(rng.randrange(3)):
@@ -303,7 +306,8 @@ def test_cancelling_workers_from_elsewhere(ordered: bool, caplog: pytest.LogCapt
 
 def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for inner in group.exceptions for leaf in leaves(inner)]
     return [error]
 
 

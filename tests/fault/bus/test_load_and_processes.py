@@ -212,8 +212,10 @@ def test_a_slow_subscriber_keeps_memory_bounded(policy: str) -> None:
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Log records are made, with their traceback, and kept by nobody."""
-    logger = logging.getLogger("eventflow.bus")
-    monkeypatch.setattr(logger, "callHandlers", lambda record: None)
+
+    def nobody(record: logging.LogRecord) -> None: ...
+
+    monkeypatch.setattr(logging.getLogger("eventflow.bus"), "callHandlers", nobody)
 
 
 async def tell(event: Event, error: BaseException, attempts: int) -> None:

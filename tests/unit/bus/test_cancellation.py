@@ -433,8 +433,9 @@ def test_leaving_in_an_anyio_scope_that_is_cancelled() -> None:
     async def main() -> None:
         line, loop = Line("a"), asyncio.get_running_loop()
         with no_leaks():
+            bus = EventBus(drain_timeout=6, cancel_grace=2)
             with anyio.move_on_after(1) as scope:
-                async with EventBus(drain_timeout=6, cancel_grace=2) as bus:
+                async with bus:
                     line.subscribe(bus, "a")
                     await bus.publish(Tick(number=1))
             assert scope.cancelled_caught
@@ -686,7 +687,10 @@ def test_workers_cancelled_at_every_point_around_receiving(concurrency: int, key
                 raise
             handled[event.number] += 1
 
-        options: Any = {"order_key": lambda event: event.number % 2} if keyed else {}
+        def parity(event: Tick) -> int:
+            return event.number % 2
+
+        options: dict[str, Any] = {"order_key": parity} if keyed else {}
         with no_leaks():
             async with EventBus() as bus:
                 bus.subscribe(

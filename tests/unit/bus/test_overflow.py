@@ -149,7 +149,7 @@ async def test_nobody_jumps_the_queue(bus: EventBus) -> None:
     await turns()
     assert recorder.gate is not None
     recorder.gate.set()
-    late = []
+    late: list[asyncio.Future[None]] = []
     for n in range(20, 26):
         late.append(asyncio.ensure_future(bus.publish(Ping(n=n))))
         await asyncio.sleep(0)

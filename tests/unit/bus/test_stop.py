@@ -39,7 +39,7 @@ from tests.unit.bus.support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
 
@@ -55,7 +55,7 @@ async def test_nothing_starts_before_a_bus_is_entered() -> None:
     opened: list[int] = []
 
     @asynccontextmanager
-    async def resource() -> AsyncIterator[int]:
+    async def resource() -> AsyncGenerator[int]:
         opened.append(1)
         yield 1
 
@@ -398,7 +398,7 @@ def test_a_loop_that_ends_around_an_open_bus_stops_it(workers_first: bool) -> No
         await bus.publish(Ping())
         await turns()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in sorted(tasks, key=asyncio.Task.get_name, reverse=not workers_first):
+        for task in sorted(tasks, key=lambda task: task.get_name(), reverse=not workers_first):
             task.cancel()
         await asyncio.wait(tasks)
 
@@ -427,12 +427,15 @@ def test_a_loop_closed_around_an_open_bus(kind: str) -> None:
     async def callback(event: Any, error: BaseException, attempts: int) -> None:
         await asyncio.Event().wait()
 
+    def key_of(event: Ping) -> str:
+        return event.key
+
     async def main() -> None:
         await bus.__aenter__()
         all_options: dict[str, dict[str, Any]] = {
             "plain": {},
             "stream": {},
-            "keyed": {"concurrency": 4, "order_key": lambda event: event.key},
+            "keyed": {"concurrency": 4, "order_key": key_of},
             "retrying": {"on_failure": FailurePolicy(retry=Retry(initial=100))},
             "callback": {"on_failure": FailurePolicy(then=CallOnFailure(callback))},
         }
@@ -476,7 +479,7 @@ def test_a_loop_closed_around_an_open_bus(kind: str) -> None:
 
 
 @asynccontextmanager
-async def hangs_on_close() -> AsyncIterator[None]:
+async def hangs_on_close() -> AsyncGenerator[None]:
     try:
         yield
     finally:
@@ -660,7 +663,7 @@ async def test_a_resource_is_opened_and_closed_with_its_subscription() -> None:
     log: list[Any] = []
 
     @asynccontextmanager
-    async def database() -> AsyncIterator[str]:
+    async def database() -> AsyncGenerator[str]:
         task = asyncio.current_task()
         await asyncio.sleep(1)
         log.append("open")
@@ -673,14 +676,14 @@ async def test_a_resource_is_opened_and_closed_with_its_subscription() -> None:
     async def store(event: Ping, db: str) -> None:
         log.append((event.n, db))
 
-    def store_in_thread(event: Ping, db: str) -> None:
+    def store_in_thread(event: Pong, db: str) -> None:
         log.append((event.n, db, "thread"))
 
     bus = EventBus()
     bus.subscribe(Ping, store, resources=database)
     async with bus:
         assert log == ["open"]
-        late = bus.subscribe(Pong, store_in_thread, resources=database)  # type: ignore[arg-type]
+        late = bus.subscribe(Pong, store_in_thread, resources=database)
         assert now() == 1
         await bus.publish(Pong(n=7))
         await late.wait_ready()
@@ -708,7 +711,7 @@ async def test_entering_fails_when_a_resource_fails(when: float) -> None:
     broken = True
 
     @asynccontextmanager
-    async def bad() -> AsyncIterator[None]:
+    async def bad() -> AsyncGenerator[None]:
         if when:
             await asyncio.sleep(when)
         if broken:
@@ -716,7 +719,7 @@ async def test_entering_fails_when_a_resource_fails(when: float) -> None:
         yield
 
     @asynccontextmanager
-    async def good() -> AsyncIterator[None]:
+    async def good() -> AsyncGenerator[None]:
         log.append("open")
         yield
         log.append("closed")
@@ -757,7 +760,7 @@ async def test_giving_up_while_a_resource_is_being_opened_is_quick() -> None:
     cancelled: list[float] = []
 
     @asynccontextmanager
-    async def hangs() -> AsyncIterator[None]:
+    async def hangs() -> AsyncGenerator[None]:
         try:
             await asyncio.sleep(1000)
         finally:
@@ -782,7 +785,7 @@ async def test_a_late_resource_that_fails_ends_its_subscription_alone(
     other = Recorder()
 
     @asynccontextmanager
-    async def bad() -> AsyncIterator[None]:
+    async def bad() -> AsyncGenerator[None]:
         await asyncio.sleep(1)
         raise OpenError
         yield
@@ -809,7 +812,7 @@ async def test_a_resource_that_fails_to_close_is_logged(caplog: pytest.LogCaptur
     """Leaving is not harmed."""
 
     @asynccontextmanager
-    async def bad() -> AsyncIterator[None]:
+    async def bad() -> AsyncGenerator[None]:
         yield
         raise OpenError
 
@@ -827,7 +830,7 @@ async def test_a_resource_stays_open_while_handlers_drain() -> None:
     open_now: list[bool] = []
 
     @asynccontextmanager
-    async def resource() -> AsyncIterator[list[bool]]:
+    async def resource() -> AsyncGenerator[list[bool]]:
         state = [True]
         yield state
         state[0] = False

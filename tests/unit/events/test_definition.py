@@ -1,5 +1,8 @@
 """What is refused when a class is complete, where, and what the error says to do."""
 
+# A class that is refused while it is made is not used.
+# pyright: reportUnusedClass=false
+
 from __future__ import annotations
 
 import collections

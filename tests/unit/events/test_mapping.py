@@ -21,7 +21,8 @@ def test_it_is_a_mapping() -> None:
     assert mapping != {"a": 2}
     assert "a" in mapping
     assert "z" not in mapping
-    assert len(FrozenMapping()) == 0
+    empty: FrozenMapping[int] = FrozenMapping()
+    assert len(empty) == 0
     assert repr(mapping) == "FrozenMapping({'b': 1, 'a': 2})"
 
 
@@ -43,6 +44,6 @@ def test_it_can_not_be_changed() -> None:
     with pytest.raises(TypeError):
         mapping["a"] = 2  # type: ignore[index]
     with pytest.raises(AttributeError):
-        mapping._items = {}
+        mapping._items = {}  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(AttributeError):
-        del mapping._items
+        del mapping._items  # pyright: ignore[reportPrivateUsage]

@@ -212,9 +212,9 @@ def test_value() -> None:
     assert repr(raw) == "RawJson(b'{\"a\": 1}')"
     assert len(repr(RawJson(b'"' + b"x" * 1000 + b'"'))) < 100
     with pytest.raises(AttributeError):
-        raw._data = b"2"
+        raw._data = b"2"  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(AttributeError):
-        del raw._data
+        del raw._data  # pyright: ignore[reportPrivateUsage]
 
 
 def test_decode() -> None:

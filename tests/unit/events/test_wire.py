@@ -359,7 +359,12 @@ def test_big_int_has_a_bound_too() -> None:
 
 def test_defaults_are_checked() -> None:
     """A default, or what a factory makes, is held to the same rules."""
-    for options in ({"default": 2**63}, {"default_factory": lambda: 1.5}, {"default": None}):
+    wrong: list[dict[str, Any]] = [
+        {"default": 2**63},
+        {"default_factory": lambda: 1.5},
+        {"default": None},
+    ]
+    for options in wrong:
         cls: Any = create_model("Wire", __base__=Event, value=(int, Field(**options)))
         with pytest.raises(ValidationError):
             cls()

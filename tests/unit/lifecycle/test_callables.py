@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from eventflow.errors import InvalidHandlerError
 from eventflow.lifecycle.callables import check_handler, handler_name, is_async
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 async def coroutine(event: object) -> None: ...
@@ -39,27 +42,27 @@ def wrapped(event: object) -> Any:
     return coroutine(event)
 
 
-@pytest.mark.parametrize(
-    ("handler", "expected"),
-    [
-        (coroutine, True),
-        (functools.partial(coroutine), True),
-        (functools.partial(functools.partial(coroutine)), True),
-        (Asynchronous(), True),
-        (Asynchronous().method, True),
-        (Asynchronous.static, True),
-        (functools.partial(Asynchronous()), True),
-        (plain, False),
-        (functools.partial(plain), False),
-        (Synchronous(), False),
-        (Synchronous().method, False),
-        (print, False),
-        (dict, False),
-        (wrapped, False),
-        (lambda event: coroutine(event), False),  # noqa: PLW0108 - the subject
-        (Mock(), False),
-    ],
-)
+HANDLERS: list[tuple[Callable[[Any], Any], bool]] = [
+    (coroutine, True),
+    (functools.partial(coroutine), True),
+    (functools.partial(functools.partial(coroutine)), True),
+    (Asynchronous(), True),
+    (Asynchronous().method, True),
+    (Asynchronous.static, True),
+    (functools.partial(Asynchronous()), True),
+    (plain, False),
+    (functools.partial(plain), False),
+    (Synchronous(), False),
+    (Synchronous().method, False),
+    (print, False),
+    (dict, False),
+    (wrapped, False),
+    (lambda event: coroutine(event), False),  # noqa: PLW0108 - the subject
+    (Mock(), False),
+]
+
+
+@pytest.mark.parametrize(("handler", "expected"), HANDLERS)
 def test_what_runs_on_the_loop(handler: Any, expected: bool) -> None:
     """Only what certainly gives a coroutine; anything else goes to a thread."""
     assert is_async(handler) is expected
@@ -74,17 +77,17 @@ def test_mocks_can_be_handlers() -> None:
     made.close()
 
 
-@pytest.mark.parametrize(
-    ("handler", "name"),
-    [
-        (coroutine, "coroutine"),
-        (functools.partial(plain), "plain"),
-        (Asynchronous().method, "Asynchronous.method"),
-        (Asynchronous(), "Asynchronous"),
-        (print, "print"),
-        (lambda event: None, "<lambda>"),
-    ],
-)
+NAMES: list[tuple[Callable[[Any], Any], str]] = [
+    (coroutine, "coroutine"),
+    (functools.partial(plain), "plain"),
+    (Asynchronous().method, "Asynchronous.method"),
+    (Asynchronous(), "Asynchronous"),
+    (print, "print"),
+    (lambda event: None, "<lambda>"),
+]
+
+
+@pytest.mark.parametrize(("handler", "name"), NAMES)
 def test_the_name_people_know_it_by(handler: Any, name: str) -> None:
     """Without where it was defined."""
     assert handler_name(handler) == name

@@ -328,6 +328,11 @@ class Inbox:
         self.watchers.append(future)
         return future
 
+    def unwatch(self, future: asyncio.Future[None]) -> None:
+        """Forget a future of `watch_idle`, whose wait is over."""
+        if self.watchers and future in self.watchers:
+            self.watchers.remove(future)
+
     def statistics(self) -> SubscriptionStatistics:
         """The counts, now."""
         return SubscriptionStatistics(

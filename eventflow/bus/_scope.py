@@ -144,10 +144,15 @@ class Scope:
                     if left is not None and left <= 0:
                         return
                     waited = True
-                    futures = {inbox.watch_idle(self.loop)}
-                    if unless is not None:
-                        futures.add(unless)
-                    await asyncio.wait(futures, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    watcher = inbox.watch_idle(self.loop)
+                    try:
+                        await asyncio.wait(
+                            {watcher} if unless is None else {watcher, unless},
+                            timeout=left,
+                            return_when=asyncio.FIRST_COMPLETED,
+                        )
+                    finally:
+                        inbox.unwatch(watcher)
 
     # The end
 

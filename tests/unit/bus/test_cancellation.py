@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -572,6 +573,27 @@ def test_waiting_until_idle() -> None:
             assert line.seen == {"a": [1], "b": [1]}
 
     assert run_virtual(lambda: each_round(scenario)) >= 3
+
+
+def test_waits_until_idle_that_were_given_up_do_not_add_up() -> None:
+    """A busy bus that is asked again and again holds nothing of the earlier waits."""
+
+    async def main() -> None:
+        line = Line("a")
+        async with EventBus() as bus:
+            line.subscribe(bus, "a")
+            await bus.publish(Tick(number=1))
+            gc.collect()
+            before = sum(type(thing) is asyncio.Future for thing in gc.get_objects())
+            for _ in range(100):
+                with anyio.move_on_after(0.001):
+                    await bus.wait_idle()
+            gc.collect()
+            after = sum(type(thing) is asyncio.Future for thing in gc.get_objects())
+            assert after - before < 10
+            line.open_all()
+
+    run_virtual(main)
 
 
 def test_waiting_for_an_event() -> None:

@@ -93,7 +93,7 @@ def test_no_reason_is_out_of_date(kind: str) -> None:
 
 def test_marks_stand_on_tests() -> None:
     """Only what pytest runs can show something."""
-    wrong = []
+    wrong: list[str] = []
     for path in sorted(ROOT.joinpath("tests").rglob("*.py")):
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

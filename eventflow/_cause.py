@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = (
     "Attempt",
     "Cause",
-    "Cell",
     "Envelope",
     "Lane",
     "Origin",
@@ -57,18 +56,27 @@ class Lane(Protocol):
     def timeout(self) -> float | None: ...
 
 
-# (event or envelope, where it runs, number of the attempt, loop time at its start). A plain
-# tuple: it is made for every attempt.
-Attempt = tuple["Event | Envelope", Lane, int, float]
+class Attempt:
+    """One attempt at handling an event.
 
+    A worker writes one event after another into the same object, as long as nobody but the
+    worker refers to it: see `eventflow.lifecycle.isolation`. So whoever holds it may take it
+    for immutable.
 
-class Cell:
-    """Where a worker writes the attempt it makes; see `eventflow.lifecycle.isolation`."""
+    Attributes:
+        item: The event, or its envelope.
+        lane: Where it runs.
+        number: Number of the attempt, from 1.
+        started: Loop time at its start.
+    """
 
-    __slots__ = ("attempt",)
+    __slots__ = ("item", "lane", "number", "started")
 
-    def __init__(self) -> None:
-        self.attempt: Attempt | None = None
+    def __init__(self, item: Event | Envelope, lane: Lane, number: int, started: float) -> None:
+        self.item = item
+        self.lane = lane
+        self.number = number
+        self.started = started
 
 
 class Origin:
@@ -87,7 +95,7 @@ class Origin:
         self.metadata = metadata
 
 
-Cause = Attempt | Cell | Origin
+Cause = Attempt | Origin
 
 # One variable for all, so that a publish looks in one place.
 current_cause: ContextVar[Cause | None] = ContextVar("eventflow_cause", default=None)
@@ -96,7 +104,7 @@ current_cause: ContextVar[Cause | None] = ContextVar("eventflow_cause", default=
 def current_attempt() -> Attempt | None:
     """The attempt that the running code belongs to."""
     cause = current_cause.get()
-    return cause.attempt if isinstance(cause, (Cell, Origin)) else cause
+    return cause.attempt if isinstance(cause, Origin) else cause
 
 
 def event_of(item: Event | Envelope) -> Event:
@@ -107,10 +115,10 @@ def event_of(item: Event | Envelope) -> Event:
 def envelope(event: Event, cause: Cause) -> Envelope:
     """Put beside an event what its publication carries on from where it is published."""
     origin = cause if isinstance(cause, Origin) else None
-    attempt = cause.attempt if isinstance(cause, (Cell, Origin)) else cause
-    causation = None if attempt is None else event_of(attempt[0])
+    attempt = cause.attempt if isinstance(cause, Origin) else cause
+    causation = None if attempt is None else event_of(attempt.item)
     correlation: Event | str | None = None if origin is None else origin.correlation
     if correlation is None and attempt is not None:
-        item = attempt[0]
+        item = attempt.item
         correlation = (item.correlation if type(item) is Envelope else None) or causation
     return Envelope(event, correlation, causation, None if origin is None else origin.metadata)

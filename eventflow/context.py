@@ -100,8 +100,8 @@ class EventContext:
     @classmethod
     def of(cls, attempt: Attempt) -> EventContext:
         """The context of an attempt."""
-        item, lane, number, started = attempt
-        deadline = None if lane.timeout is None else started + lane.timeout
+        item, lane, number = attempt.item, attempt.lane, attempt.number
+        deadline = None if lane.timeout is None else attempt.started + lane.timeout
         if isinstance(item, Envelope):
             metadata = item.metadata or _NO_METADATA
             correlation, causation = item.correlation, item.causation

@@ -289,7 +289,7 @@ class Dispatch:
             log.error(
                 "eventflow.publish_deadlock",
                 bus=self._name,
-                subscription=None if cause is None else cause[1].name,
+                subscription=None if cause is None else cause.lane.name,
                 event_id=event.id,
                 topic=event.topic,
             )
@@ -314,7 +314,7 @@ def _waiting_worker(cause: Attempt | None) -> Worker | None:
     if cause is None:
         return None
     task, thread = asyncio.current_task(), _waiting_thread.get()
-    for reader in getattr(cause[1], "readers", ()):
+    for reader in getattr(cause.lane, "readers", ()):
         if isinstance(reader, Worker) and reader.attempt is cause:
             in_thread = reader.job is not None and reader.job.ident == thread is not None
             return reader if reader.task is task or in_thread else None

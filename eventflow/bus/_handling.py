@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from eventflow._cause import Attempt
 from eventflow.lifecycle.callables import gives_awaitable, is_async
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Handling:
             finally:
                 worker.paused = False
             assert worker.attempt is not None
-            item, _, number, _ = worker.attempt
-            worker.begin((item, inbox, number, worker.clock()))
+            item, number = worker.attempt.item, worker.attempt.number
+            worker.begin(Attempt(item, inbox, number, worker.clock()))
         job = worker.job = threads.start(inbox.name, self._handler, event, *self._resource)
         while not job.ended.done():
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
@@ -44,7 +43,9 @@ class Options:
         """
         for option in given:
             if option not in allowed:
-                near = difflib.get_close_matches(option, allowed, n=1)
+                from difflib import get_close_matches  # noqa: PLC0415 - for this error only
+
+                near = get_close_matches(option, allowed, n=1)
                 raise InvalidOptionError(
                     f"unknown option {option!r}"
                     + (f"; did you mean {near[0]!r}?" if near else "")

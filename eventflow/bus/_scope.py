@@ -116,10 +116,10 @@ class Scope:
         """Whether this attempt is running now, in this scope."""
         if attempt is None:
             return False
-        consumer = self.consumers.get(attempt[1].name)
+        consumer = self.consumers.get(attempt.lane.name)
         return (
             consumer is not None
-            and consumer.inbox is attempt[1]
+            and consumer.inbox is attempt.lane
             and any(reader.attempt is attempt for reader in consumer.inbox.readers)
         )
 

@@ -11,7 +11,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from eventflow._cause import Attempt, Cell, Envelope, current_cause, event_of
+from eventflow._cause import Attempt, Envelope, current_cause, event_of
 from eventflow.bus._reports import log
 from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
@@ -108,14 +108,14 @@ class Worker(AttemptGuard):
         """The event it holds."""
         if self._takeover is not None:
             return self._takeover[1]
-        return None if self.attempt is None else self.attempt[0]
+        return None if self.attempt is None else self.attempt.item
 
     def begin(self, attempt: Attempt) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
         current_cause.set(attempt)
         self.attempt = attempt
         if self.timer is None:
-            self.arm(attempt[3])
+            self.arm(attempt.started)
 
     async def run(self) -> None:
         """Take and handle events until cancelled, or replaced by a worker with a fresh context."""
@@ -146,26 +146,25 @@ class Worker(AttemptGuard):
                     # The timer runs out only while the worker waits, so here is often enough.
                     if self.timer is None:
                         self.arm(now)
-                    if cell is None:
+                    if not cell:
                         cell, before, tree = self._isolate()
-                        of_tree, of_cell = (
-                            references(tree) if tree is not None else -1,
-                            references(cell),
-                        )
+                        of_tree = references(tree) if tree is not None else -1
+                        of_cell = references(cell)
+                    else:
+                        self.attempt = cell
                     slice_end = now + SLICE_S
                 if plain and queue:
                     item = pop()
-                elif not plain and (taken := inbox.take()) is not None:
-                    self._key, item = taken
-                    self._keyed = True
+                elif not plain and self._take(cell):
+                    item = cell.item
                 else:
-                    item = taken = self.attempt = None  # keeps no event alive
-                    if cell is not None:
-                        cell.attempt = None
+                    item = self.attempt = None
+                    if cell:
+                        cell.item = None  # an idle worker keeps no event alive
                     await self._idle()
                     now = slice_end = clock()
                     continue
-                cell.attempt = self.attempt = (item, inbox, 1, now)  # pyright: ignore[reportOptionalMemberAccess] # made above
+                cell.item, cell.started = item, now
                 if inbox.turns:
                     inbox.admit()
                 try:
@@ -175,16 +174,16 @@ class Worker(AttemptGuard):
                 else:
                     failure = None
                 if failure is None and cancelling() == self.expected:
-                    # `attempt` stays until the next one or a wait: nobody looks in between.
+                    # `attempt` stays until the worker waits: nobody looks in between.
                     inbox.handled += 1
                 elif not await self._ended(failure, before):
                     return
                 else:
                     failure = None  # no cycle through the traceback's frame
+                    self.attempt = cell
                     if self.timer is None:
                         self.arm(clock())
                 if not plain:
-                    self.attempt = None
                     self._release()
                 now = clock()
                 try:
@@ -195,10 +194,8 @@ class Worker(AttemptGuard):
                 if references(tree) != of_tree or references(cell) != of_cell:
                     # Somebody keeps a copy of the context, and with it this cell.
                     cell, before, tree = self._isolate()
-                    of_tree, of_cell = (
-                        references(tree) if tree is not None else -1,
-                        references(cell),
-                    )
+                    of_tree = references(tree) if tree is not None else -1
+                    of_cell = references(cell)
             self._hand_over(None)
         finally:
             failure = None
@@ -206,7 +203,18 @@ class Worker(AttemptGuard):
             if not self._loop.is_closed():
                 self._release()
 
-    def _isolate(self) -> tuple[Cell, contextvars.Context, object | None]:
+    def _take(self, cell: Any) -> bool:
+        """Take an event whose key, if it has one, is free. The user's functions run in here."""
+        self.attempt = None
+        taken = self._inbox.take()
+        if taken is None:
+            return False
+        self._key, cell.item = taken
+        self._keyed = True
+        self.attempt = cell
+        return True
+
+    def _isolate(self) -> tuple[Attempt, contextvars.Context, object | None]:
         """A new cell in the worker's context, a copy of that to compare with, and its tree.
 
         Where nearly every event leaves a copy behind, looking for the tree costs more than it
@@ -216,8 +224,9 @@ class Worker(AttemptGuard):
         handled = self._inbox.handled
         self._renewals = self._renewals + 1 if handled - self._renewed_at < OFTEN else 0
         self._renewed_at = handled
-        cell = Cell()
+        cell = Attempt(cast("Any", None), self._inbox, 1, 0.0)
         current_cause.set(cell)
+        self.attempt = cell
         looks = self._renewals < OFTEN or self._renewals % RETRY_EVERY == 0
         return cell, self._context.copy(), tree_of(self._context, cell) if looks else None
 
@@ -263,7 +272,7 @@ class Worker(AttemptGuard):
         """Go on with the event of a predecessor whose context was used up."""
         assert self._takeover is not None
         _, item, number = self._takeover
-        self.begin((item, self._inbox, number, self.clock()))
+        self.begin(Attempt(item, self._inbox, number, self.clock()))
         self._takeover = None
         before = self._context.copy()
         error = await self._try(item)
@@ -290,9 +299,9 @@ class Worker(AttemptGuard):
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is not self._loop:
             raise error  # the loop is gone, and this coroutine is being closed
         assert self.attempt is not None
-        item = self.attempt[0]
+        item = self.attempt.item
         while True:
-            number = self.attempt[2]
+            number = self.attempt.number
             ended = self.settle()
             stopped = ended in ("stopped", "timed_out_and_stopped")
             timed_out = ended in ("timed_out", "timed_out_and_stopped")
@@ -326,7 +335,7 @@ class Worker(AttemptGuard):
             if self._changed(before):
                 self._hand_over((self._key, item, number + 1))
                 return False
-            self.begin((item, self._inbox, number + 1, self.clock()))
+            self.begin(Attempt(item, self._inbox, number + 1, self.clock()))
             before = self._context.copy()
             error = await self._try(item)
         if stopped:
@@ -403,7 +412,7 @@ class Worker(AttemptGuard):
         stopped = False
         fatal: BaseException | None = None
         if isinstance(then := inbox.options.on_failure.then, CallOnFailure):
-            self.begin((item, inbox, attempts, self.clock()))
+            self.begin(Attempt(item, inbox, attempts, self.clock()))
             failure: BaseException | None = None
             try:
                 await then.callback(event, error, attempts)

@@ -115,7 +115,7 @@ class Subscription:
         self._check_loop()
         attempt = current_attempt()
         assert self._scope is not None
-        if attempt is not None and attempt[1] is consumer.inbox and self._scope.runs(attempt):
+        if attempt is not None and attempt.lane is consumer.inbox and self._scope.runs(attempt):
             raise DeadlockError(
                 f"{self._name} can't wait for its own end; call `subscription.cancel()`, which "
                 "does not wait"

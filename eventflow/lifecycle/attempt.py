@@ -113,7 +113,7 @@ class AttemptGuard:
             return
         assert self._timeout is not None
         assert self.task is not None
-        due = attempt[3] + self._timeout
+        due = attempt.started + self._timeout
         if when < due:
             self._arm_at(due)  # armed for an earlier attempt
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventflow import Event, EventBus, current, publishing
-from eventflow._cause import Cell, current_cause
+from eventflow._cause import Attempt, current_cause
 from eventflow.lifecycle.isolation import tree_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,17 @@ class Step(Event, topic="isolation.step"):
 
 
 Seen = list[tuple[int, int]]
+
+
+class Somewhere:
+    """Where an attempt runs."""
+
+    name = "somewhere"
+    timeout = None
+
+
+def cell_of(number: int) -> Attempt:
+    return Attempt(Step(number=number), Somewhere(), 1, 0.0)
 
 
 async def leaves_task(number: int, seen: Seen, gate: asyncio.Event) -> Any:
@@ -184,7 +195,7 @@ async def test_handlers_that_leave_nothing_share_a_cell() -> None:
 
 def test_tree() -> None:
     """Found where the cell hangs from the root; it and the cell count the copies."""
-    cell = Cell()
+    cell = cell_of(0)
     context = contextvars.Context()
     context.run(current_cause.set, cell)
 
@@ -197,12 +208,12 @@ def test_tree() -> None:
     assert tree_of(copy, cell) is tree
     copy.run(bound.set, 1)
     assert tree_of(copy, cell) is not tree
-    assert tree_of(context, Cell()) is None
+    assert tree_of(context, cell_of(0)) is None
 
 
 def test_tree_of_a_large_context() -> None:
     """Not looked for below the root: there is no telling who shares a branch."""
-    cell = Cell()
+    cell = cell_of(0)
     context = contextvars.Context()
     context.run(current_cause.set, cell)
     for number in range(40):
@@ -213,7 +224,7 @@ def test_tree_of_a_large_context() -> None:
 
 def test_without_exact_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Free-threaded builds and other interpreters take a new cell for each event."""
-    cell = Cell()
+    cell = cell_of(0)
     context = contextvars.Context()
     context.run(current_cause.set, cell)
     monkeypatch.setattr("sys._is_gil_enabled", lambda: False, raising=False)

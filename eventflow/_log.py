@@ -17,7 +17,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("IDS_PER_LINE", "EventLogger")
+__all__ = ("IDS_PER_LINE", "EventLogger", "shown")
 
 IDS_PER_LINE = 100
 
@@ -67,3 +67,11 @@ class EventLogger:
             if logging.raiseExceptions and sys.stderr is not None:
                 print(f"eventflow could not write its log line {event!r}:", file=sys.stderr)  # noqa: T201
                 traceback.print_exc()
+
+
+def shown(error: BaseException) -> str:
+    """An error as text, also where its own ``__repr__`` fails."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - the error's own
+        return f"<{type(error).__name__}, whose repr() fails>"

@@ -20,6 +20,9 @@ from eventflow.lifecycle.callables import check_handler, is_async
 
 __all__ = ("CallOnFailure", "DeadLetter", "FailurePolicy", "Log", "Retry")
 
+MAX_NUMBER = 1e300
+"""Larger numbers could overflow where they meet others."""
+
 FailureCallback = Callable[[Event, BaseException, int], Awaitable[None]]
 
 
@@ -65,7 +68,9 @@ class Retry:
             ("jitter", 0.0, 1.0),
         ):
             value = getattr(self, option)
-            if not isinstance(value, (int, float)) or not low <= value <= high or math.isinf(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                value = math.nan
+            if not low <= value <= high or abs(value) > MAX_NUMBER:
                 raise InvalidOptionError(
                     f"Retry({option}=…) must be a finite number from {low} to {high}, "
                     f"not {value!r}",

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import event_of
+from eventflow._log import shown
 from eventflow.bus._handling import Handling
 from eventflow.bus._inbox import Inbox
 from eventflow.bus._reports import Reports, log
@@ -90,11 +91,18 @@ class Consumer:
                 self._handling.use_resource(value)
                 self._start_workers()
                 ready.set_result(None)
-                await asyncio.shield(leave)
+                try:
+                    await asyncio.shield(leave)
+                except asyncio.CancelledError:
+                    # Not by us. If the loop is shut down, the handlers still need it; a scope
+                    # of the resource's own will cancel the next wait, too.
+                    self.begin_stop(drain=False)
+                    await asyncio.shield(leave)
+                    raise
         except BaseException as exc:
             if not ready.done():
                 error = ResourceError(
-                    f"the resource of subscription {name!r} could not be opened: {exc!r}",
+                    f"the resource of subscription {name!r} could not be opened: {shown(exc)}",
                     subscription=name,
                 )
                 error.__cause__ = exc
@@ -181,7 +189,11 @@ class Consumer:
         self.close()
         self._cancelling = True
         until = scope.loop.time() + scope.cancel_grace
-        ending = self.give_up(await cancel_and_wait(self.tasks, grace=scope.cancel_grace))
+        ending = self.give_up(
+            await cancel_and_wait(
+                self.tasks, grace=scope.cancel_grace, spare_cancelled=scope.supervisor.cancelled
+            )
+        )
         if ending:
             await asyncio.wait(ending, timeout=LAST_WAIT_S)
         if self._keeper is not None:
@@ -209,7 +221,7 @@ class Consumer:
             item = worker.item
             if worker.holds:
                 self.inbox.abandoned += 1
-            worker.abandoned = True
+            worker.abandon()
             self._scope.note_abandoned({task}, None if item is None else event_of(item))
             if worker.job is not None:
                 task.cancel()

@@ -159,7 +159,7 @@ class Inbox:
             return not self.has_room
         try:
             return self._latest_key(item) in self._latest
-        except Exception:  # noqa: BLE001 - the user's function
+        except BaseException:  # noqa: BLE001 - the user's function
             return False  # reported by `overflow`
 
     def _latest_key(self, item: Event | Envelope) -> Hashable:
@@ -171,9 +171,11 @@ class Inbox:
         try:
             key = self._latest_key(item)
             place = self._latest.get(key)
-        except Exception as exc:  # noqa: BLE001 - the user's function
+        except BaseException as exc:
             self.offered += 1
             self.key_failed(item, "latest_key", exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
             return
         if place is not None:
             self.offered += 1
@@ -233,16 +235,24 @@ class Inbox:
         try:
             found = lanes.next_ready()
             while found is None and self.queue:
-                entry = self.queue.popleft()
+                entry = self.queue[0]
                 item = entry.item if self._latest is not None else entry
                 try:
                     key = self.options.order_key(event_of(item))  # type: ignore[misc]
-                    if lanes.start(key, entry):
-                        found = (key, entry)
-                except Exception as exc:  # noqa: BLE001 - the user's function
+                    hash(key)
+                except BaseException as exc:
+                    self.queue.popleft()
                     self.key_failed(self._unwrap(entry), "order_key", exc)
                     self._set_limit()
                     self.admit()  # its place is free, and perhaps nothing is left to take
+                    if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                        raise
+                    continue
+                if not self.queue or self.queue[0] is not entry:
+                    continue  # the function made room: it published, or closed the subscription
+                self.queue.popleft()
+                if lanes.start(key, entry):
+                    found = (key, entry)
         finally:
             self._set_limit()
         return None if found is None else (found[0], self._unwrap(found[1]))
@@ -283,6 +293,13 @@ class Inbox:
         """Take nothing in any more, let no publisher wait, and let no reader start anything."""
         self.closed = True
         self.limit = ALWAYS_FULL
+        turns, self.turns = self.turns, None
+        for turn in turns or ():
+            # Its publisher learns nothing: that this subscriber is gone is none of its business.
+            self.offered += 1
+            self.released += 1
+            self._reports.add("events_released", turn.item)
+            turn.settle()
         self.release_all()
 
     def release_all(self) -> None:
@@ -290,8 +307,8 @@ class Inbox:
         left = [] if self.lanes is None else self.lanes.clear()
         left += self.queue
         self.queue.clear()
+        self.released += len(left)
         for entry in left:
-            self.released += 1
             self._reports.add("events_released", self._unwrap(entry))
         self._reports.flush()
 
@@ -300,7 +317,7 @@ class Inbox:
     @property
     def in_flight(self) -> int:
         """Events being handled."""
-        return sum(reader.holds for reader in self.readers)
+        return sum(reader.holds for reader in tuple(self.readers))
 
     @property
     def waits_for_keys(self) -> bool:

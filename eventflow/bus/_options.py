@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from eventflow.bus.options import Overflow
 from eventflow.errors import InvalidOptionError
@@ -19,8 +18,7 @@ __all__ = ("STREAM_OPTIONS", "SUBSCRIBE_OPTIONS", "Options")
 _LOG = FailurePolicy.log()
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """Checked options of one subscription, defaults filled in."""
 
     name: str | None = None
@@ -98,12 +96,18 @@ def _whole(option: str, value: object) -> None:
         )
 
 
+def finite(value: object) -> float:
+    """A number as float; NaN for what is not one, or is too large for one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
 def _seconds(option: str, value: object, *, least: float = 0.0) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not least <= value < math.inf
-    ):
+    if not least <= finite(value) < math.inf:
         raise InvalidOptionError(
             f"{option} must be a number of seconds, finite and "
             f"{'above 0' if least else '0 or more'}, not {value!r}",
@@ -126,5 +130,5 @@ def _policy(value: object) -> None:
         )
 
 
-SUBSCRIBE_OPTIONS = frozenset(field.name for field in fields(Options))
+SUBSCRIBE_OPTIONS = frozenset(Options._fields)
 STREAM_OPTIONS = frozenset({"name", "capacity", "overflow", "block_timeout", "latest_key"})

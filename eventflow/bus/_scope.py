@@ -84,12 +84,9 @@ class Scope:
         self.routes.clear()
 
     def unroute(self, member: Member) -> None:
-        """Let no new event reach a member; publishers need not wait for it any more."""
+        """Let no new event reach a member."""
         self.matcher.remove(member.selector, member.inbox)
         self.routes.clear()
-        for turn in tuple(member.inbox.turns or ()):
-            turn.leave()
-            turn.settle()
 
     def forget(self, member: Consumer | EventStream[Any]) -> None:
         """Keep only the counts of a member that has ended."""
@@ -107,9 +104,9 @@ class Scope:
 
     def __iter__(self) -> Iterator[Inbox]:
         """The inboxes of all members."""
-        for consumer in self.consumers.values():
+        for consumer in tuple(self.consumers.values()):
             yield consumer.inbox
-        for stream in self.streams.values():
+        for stream in tuple(self.streams.values()):
             yield stream.inbox
 
     def runs(self, attempt: Attempt | None) -> bool:
@@ -168,9 +165,9 @@ class Scope:
             await self.wait_idle(self, deadline=self._drain_until, unless=aborting)
         self.taking_in = False
         until = self.loop.time() + self.cancel_grace
+        self._refuse(handlers=True)
         for inbox in tuple(self):
             inbox.close()
-        self._refuse(handlers=True)
         for stream in self.streams.values():
             stream.end()
         consumers = list(self.consumers.values())

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from eventflow._cause import Attempt, Envelope, current_cause, event_of
+from eventflow._log import shown
 from eventflow.bus._reports import log
 from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
@@ -31,6 +32,8 @@ __all__ = ("Worker",)
 
 SLICE_S = 0.005
 """Time after which a worker that never waits lets others run."""
+
+MISSING: Any = object()
 
 OFTEN = 8
 RETRY_EVERY = 256
@@ -180,18 +183,20 @@ class Worker(AttemptGuard):
                     return
                 else:
                     failure = None  # no cycle through the traceback's frame
+                    if self._changed(before):
+                        # Another attempt has bound the variable; that the cell is gone from
+                        # the context would not show in the counts if a copy still has it.
+                        self._release()
+                        break
                     self.attempt = cell
                     if self.timer is None:
                         self.arm(clock())
                 if not plain:
                     self._release()
                 now = clock()
-                try:
-                    if context != before:
-                        break  # the handler bound a variable: this context is used up
-                except Exception:  # noqa: BLE001 - can't be compared, so it is not what it was
-                    break
                 if references(tree) != of_tree or references(cell) != of_cell:
+                    if self._changed(before):
+                        break  # the handler bound a variable: this context is used up
                     # Somebody keeps a copy of the context, and with it this cell.
                     cell, before, tree = self._isolate()
                     of_tree = references(tree) if tree is not None else -1
@@ -255,10 +260,16 @@ class Worker(AttemptGuard):
         inbox.fresh = False
 
     def _changed(self, before: contextvars.Context) -> bool:
-        try:
-            return self._context != before
-        except Exception:  # noqa: BLE001 - the value's own __eq__
-            return True  # a value that can't be compared is not the one we set
+        """Whether a variable was bound, be it to an equal value."""
+        context = self._context
+        return len(context) != len(before) or any(
+            context.get(variable, MISSING) is not value for variable, value in before.items()
+        )
+
+    def abandon(self) -> None:
+        """Give it up: whatever its handler still does, nothing more is counted or started."""
+        self.abandoned = True
+        self.expected = -1
 
     def _hand_over(self, takeover: tuple[Hashable, Event | Envelope, int] | None) -> None:
         """Let a worker with a fresh context go on."""
@@ -428,7 +439,7 @@ class Worker(AttemptGuard):
                 failure = self._timeout_error(None)
             if failure is not None:
                 log.error(
-                    "eventflow.failure_callback_failed", error=failure, reason=repr(error), **facts
+                    "eventflow.failure_callback_failed", error=failure, reason=shown(error), **facts
                 )
             if isinstance(failure, (SystemExit, KeyboardInterrupt)):
                 fatal = failure

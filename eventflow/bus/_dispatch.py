@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import os
+import time
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] # documented
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ("Dispatch",)
 
 CHECKPOINT_EVERY = 256
+LOOK_EVERY_S = 0.5
 
 # The thread that waits for a publish of `publish_from_thread`: it may be a handler's.
 _waiting_thread: contextvars.ContextVar[int | None] = contextvars.ContextVar(
@@ -182,7 +184,11 @@ class Dispatch:
             scope.loop.call_soon_threadsafe(start)
         except RuntimeError:
             raise scope.closed_error() from None
-        concurrent.futures.wait([outcome], timeout)
+        until = time.monotonic() + timeout
+        while not outcome.done() and (left := until - time.monotonic()) > 0:
+            if scope.loop.is_closed():
+                raise scope.closed_error()  # it will never run what waits for it
+            concurrent.futures.wait([outcome], min(left, LOOK_EVERY_S))
         if not outcome.done() and outcome.cancel():
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 scope.loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])

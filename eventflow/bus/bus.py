@@ -79,6 +79,12 @@ class EventBus(Dispatch):
         cancel_grace: float = 5.0,
         max_threads: int = 40,
     ) -> None:
+        given: object = name
+        if not (isinstance(given, str) and given and given.isprintable()):
+            raise InvalidOptionError(
+                f"name must be a printable text of one character or more, not {given!r}",
+                option="name",
+            )
         for option, value, least in (
             ("drain_timeout", drain_timeout, 0.0),
             ("cancel_grace", cancel_grace, 0.001),

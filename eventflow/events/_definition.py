@@ -136,6 +136,7 @@ def complete_schema(
         handler.resolve_ref_schema,
         raw_allowed=raw_allowed,
         generic=open_parameters,
+        config=model.get("config", {}),
     )
     keys = {name: _keys(cls, name, field) for name, field in fields["fields"].items()}
     _check_keys(cls, {name: written for name, (written, _) in keys.items()})

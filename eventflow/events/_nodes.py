@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("FUNCTIONS", "Node", "as_made", "bare", "choices_of", "kind_of", "metadata_of")
+__all__ = (
+    "FUNCTIONS",
+    "Node",
+    "as_made",
+    "bare",
+    "choices_of",
+    "is_ours",
+    "kind_of",
+    "metadata_of",
+)
 
 Node = dict[str, Any]
 """A core schema while it is being rewritten."""
@@ -58,7 +67,7 @@ def as_made(node: Node, resolve: Callable[[Any], Any], depth: int = 0) -> Node:
         return as_made(node["steps"][-1], resolve, depth)
     elif node["type"] == "definition-ref":
         return _resolved(node, resolve, depth)
-    elif node["type"] in FUNCTIONS and not _ours(node):
+    elif node["type"] in FUNCTIONS and not is_ours(node):
         return as_made(node["schema"], resolve, depth)
     if node["type"] == "model":
         return node
@@ -86,6 +95,7 @@ def _resolved(node: Node, resolve: Callable[[Any], Any], depth: int) -> Node:
     return as_made({k: v for k, v in target.items() if k != "ref"}, resolve, depth + 1)
 
 
-def _ours(node: Node) -> bool:
+def is_ours(node: Node) -> bool:
+    """Return whether a schema's function is one of this package."""
     function: Any = node["function"]["function"]
     return getattr(function, "__module__", "").startswith("eventflow.events.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic_core import PydanticCustomError, core_schema
 
 from eventflow.events._annotations import refuse
+from eventflow.events._defaults import checked_default
 from eventflow.events._leaves import LEAVES
 from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
@@ -41,6 +42,7 @@ class Walk:
             one that is still being made.
         raw_allowed: Whether a field may be `RawJson`.
         generic: Whether type variables are still open; such a class can't be instantiated.
+        config: The configuration of the class.
 
     Attributes:
         raw_fields: The names of the fields that hold `RawJson`, and whether they can be ``None``.
@@ -54,11 +56,14 @@ class Walk:
         *,
         raw_allowed: bool,
         generic: bool,
+        config: Node,
     ) -> None:
         self._owner = owner
         self._resolve = resolve
         self._raw_allowed = raw_allowed
         self._generic = generic
+        self._config: Node = {**config, "title": owner}
+        self._names: list[str] = []
         self._raw_here = False
         self._open: set[str] = set()
         self.raw_fields: dict[str, bool] = {}
@@ -79,6 +84,7 @@ class Walk:
         if schema["type"] == "default" and "default" in schema and schema["default"] is None:
             field["serialization_exclude_if"] = absent
         field["schema"] = self.node(schema, name)
+        self._names.append(name)
 
     def node(self, node: Node, path: str) -> Node:
         """Return the schema that takes the place of this one."""
@@ -131,11 +137,15 @@ class Walk:
 
     def _default(self, node: Node, path: str) -> Node:
         inner = self.node(node["schema"], path)
+        node = {**node, "schema": inner}
         # Pydantic trusts defaults; a None where None is allowed is the one that needs no look.
-        trusted = (
-            "default" in node and node["default"] is None and node["schema"]["type"] == "nullable"
+        if "default" in node and node["default"] is None and inner["type"] == "nullable":
+            return {**node, "validate_default": False}
+        if self._generic:  # nothing is made of it
+            return node
+        return checked_default(
+            node, path, before=self._names, config=self._config, resolve=self._resolve
         )
-        return {**node, "schema": inner, "validate_default": not trusted}
 
     def _tuple(self, node: Node, path: str) -> Node:
         items = [self.node(item, f"{path}[]") for item in node["items_schema"]]

@@ -171,11 +171,12 @@ def _find_unknown(cls: type[BaseModel], handler: GetCoreSchemaHandler) -> None:
 def _keys(cls: type[BaseModel], name: str, field: Node) -> tuple[str, list[str]]:
     """Return the key that is written, which must be one that is read, and those."""
     written: str = field.get("serialization_alias") or name
-    alias: str | list[list[str | int]] | None = field.get("validation_alias")
+    alias: str | list[Any] | None = field.get("validation_alias")
     names: list[str | int] = []
     if isinstance(alias, list):
         # Each choice is a path; one of several steps reads a key of something nested.
-        names += [path[0] for path in alias if len(path) == 1]
+        paths: list[Any] = alias if isinstance(alias[0], list) else [alias]
+        names += [path[0] for path in paths if len(path) == 1]
     else:
         names.append(alias or name)
     config: Any = cls.model_config

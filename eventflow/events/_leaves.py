@@ -131,7 +131,7 @@ def _octets(node: Node) -> Node:
     )
     return _json_or_python(
         core_schema.chain_schema([read, value]),
-        value,
+        core_schema.no_info_after_validator_function(_plain_bytes, value),
         value["serialization"],
         {"type": "string", "contentEncoding": "base64"},
     )
@@ -197,6 +197,8 @@ def _described(json_schema: Node, schema: Any, handler: Any) -> Node:
 
 
 def _to_utc(value: datetime) -> datetime:
+    if type(value) is not datetime:  # a subclass can have attributes that change
+        value = datetime.combine(datetime.date(value), datetime.timetz(value))
     # At creation and not only on the wire: aware datetimes of different zones compare as
     # unequal in the hour that a clock change repeats, and an event must equal its copy.
     try:
@@ -227,6 +229,10 @@ def _from_nanoseconds(value: int) -> timedelta:
     # Cut towards zero, as a datetime's nanoseconds are.
     microseconds = abs(value) // 1000
     return timedelta(microseconds=microseconds if value >= 0 else -microseconds)
+
+
+def _plain_bytes(value: bytes) -> bytes:
+    return value if type(value) is bytes else bytes.__bytes__(value)
 
 
 def _base64(value: bytes) -> str:

@@ -80,7 +80,20 @@ class Walk:
             inner = inner["schema"]
         self._raw_here = self._raw_allowed and kind_of(inner) == "raw"
         if self._raw_here:
-            self.raw_fields[name] = "nullable" in _types_above(schema)
+            above = _types_above(schema)
+            if above & {"function-before", "function-wrap"}:
+                self._refuse(
+                    name,
+                    "a before or wrap validator would not see the bytes of RawJson",
+                    "use an after one",
+                )
+            if isinstance(field.get("validation_alias"), list):
+                self._refuse(
+                    name,
+                    "RawJson is cut from one key of the event itself",
+                    "give it one name: alias=",
+                )
+            self.raw_fields[name] = "nullable" in above
         if schema["type"] == "default" and "default" in schema and schema["default"] is None:
             field["serialization_exclude_if"] = absent
         field["schema"] = self.node(schema, name)

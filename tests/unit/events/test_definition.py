@@ -154,6 +154,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (Annotated[int, Field(exclude=True)], "field", "drop it"),
     (Annotated[int, Field(serialization_alias="Field")], "field", "alias="),
     (Annotated[int, Field(validation_alias="Field")], "field", "alias="),
+    (Annotated[int, Field(validation_alias=AliasPath("b", 0))], "field", "alias="),
     (
         Annotated[int, Field(validation_alias=AliasChoices("a", AliasPath("b", 0)))],
         "field",

@@ -7,14 +7,25 @@ import json
 import pickle
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    create_model,
+    field_validator,
+)
 
-from eventflow.errors import EventDecodeError
+from eventflow.errors import EventDecodeError, EventDefinitionError
 from eventflow.events import Event, Part, RawJson
 from eventflow.events._cut import value_spans
 
@@ -314,3 +325,22 @@ def test_cutting_takes_bounded_time(body: bytes) -> None:
     started = time.thread_time()
     value_spans(body, {b"payload"})
     assert time.thread_time() - started < 0.25
+
+
+@pytest.mark.parametrize(
+    "alias", [AliasChoices("y", AliasPath("a", 0)), AliasChoices("y", "field"), AliasPath("y")]
+)
+def test_raw_json_has_one_key(alias: Any) -> None:
+    """Any other place than a key of its own could have the bytes of another field."""
+    options: Any = Field(validation_alias=alias, serialization_alias="y")
+    with pytest.raises(EventDefinitionError, match="alias=") as caught:
+        create_model("Bad", __base__=Event, field=(RawJson, options))
+    assert caught.value.path == "field"
+
+
+@pytest.mark.parametrize("validator", [BeforeValidator(id), WrapValidator(lambda v, h: h(v))])
+def test_validators_before_raw_json(validator: Any) -> None:
+    """While a body is read there are no bytes yet that such a validator could see."""
+    with pytest.raises(EventDefinitionError, match="after") as caught:
+        create_model("Bad", __base__=Event, field=(Annotated[RawJson, validator], ...))
+    assert caught.value.path == "field"

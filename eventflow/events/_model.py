@@ -40,8 +40,10 @@ class FrozenModel(BaseModel):
         """
         if not update:
             return super().model_copy(deep=deep)
+        # Its dict holds what cached properties have computed, too.
+        values = {k: v for k, v in self.__dict__.items() if k in self.__pydantic_fields__}
         copied = self.__pydantic_validator__.validate_python(
-            {**self.__dict__, **update}, extra="forbid", by_alias=False, by_name=True
+            {**values, **update}, extra="forbid", by_alias=False, by_name=True
         )
         fields_set = self.__pydantic_fields_set__ | update.keys()
         object.__setattr__(copied, "__pydantic_fields_set__", fields_set)

@@ -102,6 +102,8 @@ class Event(FrozenModel):
 
     def __init__(self, /, **data: Any) -> None:
         __tracebackhide__ = True
+        if self.__dict__:
+            raise TypeError("an event can't be changed: use model_copy(update=...)")
         self.__pydantic_validator__.validate_python(data, self_instance=self)
         if len(self.__pydantic_fields_set__) != len(data):
             # Something given was not used: validate again, only to say what.

@@ -11,6 +11,7 @@ import threading
 import uuid
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from functools import cached_property
 from multiprocessing import get_context
 from typing import Generic, TypeVar
 
@@ -305,3 +306,50 @@ def test_whatever_publishes_is_a_publisher() -> None:
 
     assert isinstance(Silent(), EventPublisher)
     assert not isinstance(object(), EventPublisher)
+
+
+class Doubled(Event, topic="doubled"):
+    a: int = 0
+
+    @cached_property
+    def twice(self) -> int:
+        return self.a * 2
+
+
+def test_copy_after_a_cached_property() -> None:
+    """What a cached property has kept is no field, and is not taken into a changed copy."""
+    event = Doubled(a=2)
+    assert event.twice == 4
+    copied = event.model_copy(update={"a": 3})
+    assert (copied.a, copied.twice) == (3, 6)
+    with pytest.raises(ValidationError):
+        event.model_copy(update={"twice": 1})
+
+
+def test_an_event_is_made_once() -> None:
+    """Calling __init__ of an event that is there does not change it."""
+    event = Doubled(a=2)
+    with pytest.raises(TypeError, match="model_copy"):
+        event.__init__(a=99)  # type: ignore[misc]
+    assert event.a == 2
+
+
+class Octets(bytes):
+    pass
+
+
+class Moment(datetime):
+    pass
+
+
+class Plain(Event, topic="plain"):
+    data: bytes
+    when: datetime
+
+
+def test_subclasses_of_values_become_plain() -> None:
+    """A subclass can have attributes that change; its value is taken."""
+    data, when = Octets(b"x"), Moment(2024, 1, 1, 12, tzinfo=UTC)
+    event = Plain(data=data, when=when)
+    assert (type(event.data), type(event.when)) == (bytes, datetime)
+    assert event == Plain(data=b"x", when=datetime(2024, 1, 1, 12, tzinfo=UTC))

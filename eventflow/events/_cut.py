@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from eventflow.events._syntax import MAX_DEPTH
@@ -37,15 +38,20 @@ def _flat(depth: int) -> bytes:
 # Nearly every member is one match: key, value, and what follows. A value nested deeper than this
 # pattern goes is counted bracket by bracket, in strides of what the pattern swallows.
 _STRIDE = _flat(4)
-_OPEN = re.compile(_BLANK + rb"\{" + _BLANK)
-_MEMBER = re.compile(
+_OPEN = _BLANK + rb"\{" + _BLANK
+_MEMBER = (
     _BLANK + rb"(" + _STRING + rb")" + _BLANK + rb":" + _BLANK
     + rb"(?:(" + _STRING + rb"|" + _SCALAR + rb"|[{\[]" + _STRIDE + rb"[}\]])"
-    + _BLANK + rb"([,}]))?+",
-    re.DOTALL,
+    + _BLANK + rb"([,}]))?+"
 )  # fmt: skip
-_NESTED = re.compile(_STRIDE + rb"([][{}])", re.DOTALL)
-_NEXT = re.compile(_BLANK + rb"([,}])")
+_NESTED = _STRIDE + rb"([][{}])"
+_NEXT = _BLANK + rb"([,}])"
+
+
+# At the first use, because these take as long to compile as several modules to import.
+@cache
+def _compiled(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
 
 
 def value_spans(data: bytes, keys: Container[bytes]) -> list[Span] | None:
@@ -54,15 +60,16 @@ def value_spans(data: bytes, keys: Container[bytes]) -> list[Span] | None:
     A key that comes twice is in the list twice. ``None`` means that the document is not an
     object, is broken, or is nested too deeply; whoever parses it will say which.
     """
-    opened = _OPEN.match(data)
+    opened = _compiled(_OPEN).match(data)
     if opened is None:
         return None
     spans: list[Span] = []
     position = opened.end()
     if data[position : position + 1] == b"}":
         return spans
+    next_member = _compiled(_MEMBER)
     while True:
-        member = _MEMBER.match(data, position)
+        member = next_member.match(data, position)
         if member is None:
             return None
         if member[2] is not None:
@@ -70,7 +77,7 @@ def value_spans(data: bytes, keys: Container[bytes]) -> list[Span] | None:
         else:
             start = member.end()
             stop = _nested_end(data, start)
-            next_one = None if stop is None else _NEXT.match(data, stop)
+            next_one = None if stop is None else _compiled(_NEXT).match(data, stop)
             if stop is None or next_one is None:
                 return None
             end, following = stop, next_one
@@ -94,8 +101,9 @@ def _nested_end(data: bytes, start: int) -> int | None:
     if data[start : start + 1] not in (b"{", b"["):
         return None
     depth, position = 1, start + 1
+    next_bracket = _compiled(_NESTED)
     while True:
-        bracket = _NESTED.match(data, position)
+        bracket = next_bracket.match(data, position)
         if bracket is None:
             return None
         position = bracket.end()

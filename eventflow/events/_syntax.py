@@ -25,8 +25,9 @@ _ANYTHING = SchemaValidator(
     core_schema.with_default_schema(core_schema.none_schema(), default=None, on_error="default")
 )
 _BYTE_N, _BYTE_I = b"NI"
-_POSITION = re.compile(r"(.*?) at line (\d+) column (\d+)", re.DOTALL)
-_CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*+"|NaN|-?Infinity', re.DOTALL)
+# Compiled when an error is described, not when this is imported.
+_POSITION = r"(?s)(.*?) at line (\d+) column (\d+)"
+_CONSTANT = rb'(?s)"(?:[^"\\]|\\.)*+"|NaN|-?Infinity'
 
 
 class JsonSyntaxError(Exception):
@@ -68,7 +69,7 @@ def check_constants(data: bytes) -> None:
         return
     except ValueError:
         pass
-    for match in _CONSTANT.finditer(data):
+    for match in re.finditer(_CONSTANT, data):
         if not match[0].startswith(b'"'):
             raise JsonSyntaxError(f"{match[0].decode()} is not JSON", match.start())
 
@@ -82,7 +83,7 @@ def check_depth(data: bytes) -> None:
 def syntax_error(data: bytes, message: str) -> JsonSyntaxError:
     """Return the parser's message with its line and column turned into a byte offset."""
     message = message.removeprefix("Invalid JSON: ")
-    match = _POSITION.fullmatch(message)
+    match = re.fullmatch(_POSITION, message)
     if match is None:
         return JsonSyntaxError(message, None)
     reason, line, column = match[1], int(match[2]), int(match[3])

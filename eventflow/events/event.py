@@ -292,6 +292,8 @@ class Event(FrozenModel):
         return schema
 
 
+del Event.model_config["defer_build"]
+
 _Stamp = int | Identity
 _get_stamp: Callable[[Event], _Stamp] = Event.__dict__["__eventflow_stamp__"].__get__
 _set_stamp: Callable[[Event, _Stamp], None] = Event.__dict__["__eventflow_stamp__"].__set__

@@ -61,3 +61,6 @@ class Part(FrozenModel):
         # Readers take unknown fields, whatever making one does.
         handler.resolve_ref_schema(schema).pop("additionalProperties", None)
         return schema
+
+
+del Part.model_config["defer_build"]

@@ -18,8 +18,8 @@ MAX_TOPIC_LENGTH = 249
 
 _SHOWN = 80
 _SEGMENT = r"[A-Za-z0-9_-]+"
-_TOPIC = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT})*")
-_PATTERN = re.compile(rf"(?:(?:{_SEGMENT}|\*)\.)*(?:{_SEGMENT}|\*|>)")
+_TOPIC = rf"{_SEGMENT}(?:\.{_SEGMENT})*"
+_PATTERN = rf"(?:(?:{_SEGMENT}|\*)\.)*(?:{_SEGMENT}|\*|>)"
 
 
 def validate_topic(topic: str) -> str:
@@ -32,8 +32,8 @@ def validate_topic(topic: str) -> str:
         InvalidTopicError: The text is not a topic; a pattern is not one either.
     """
     _check_text(topic, "topic")
-    if not _TOPIC.fullmatch(topic):
-        if _PATTERN.fullmatch(topic):
+    if not re.fullmatch(_TOPIC, topic):
+        if re.fullmatch(_PATTERN, topic):
             raise _refusal(topic, "'*' and '>' belong in patterns, to subscribe with")
         raise _refusal(topic, "use letters, digits, '_' and '-' in segments joined by '.'")
     return topic
@@ -52,7 +52,7 @@ def validate_pattern(pattern: str) -> str:
         InvalidTopicError: The text is not a pattern.
     """
     _check_text(pattern, "pattern")
-    if not _PATTERN.fullmatch(pattern):
+    if not re.fullmatch(_PATTERN, pattern):
         raise _refusal(
             pattern,
             "use letters, digits, '_' and '-' in segments joined by '.', '*' for one whole "

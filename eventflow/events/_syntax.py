@@ -62,7 +62,8 @@ def check_constants(data: bytes) -> None:
     # Searching for one byte is ten times as fast as for a word.
     if _BYTE_N not in data and _BYTE_I not in data:
         return
-    if b"NaN" not in data and b"Infinity" not in data:
+    # `in` would try whether the word is an int first, which takes longer than to find it.
+    if data.rfind(b"NaN") < 0 and data.rfind(b"Infinity") < 0:
         return
     try:
         from_json(data, allow_inf_nan=False)

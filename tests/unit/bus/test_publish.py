@@ -270,7 +270,7 @@ def test_publish_from_thread_times_out(closes: bool) -> None:
 
     def publish() -> None:
         try:
-            bus.publish_from_thread(event, timeout=0.2)
+            bus.publish_from_thread(event, timeout=30 if closes else 0.2)
         except Exception as exc:  # noqa: BLE001 - looked at below
             errors.append(exc)
 
@@ -283,7 +283,7 @@ def test_publish_from_thread_times_out(closes: bool) -> None:
     thread.join(5)
     (error,) = errors
     if closes:
-        assert isinstance(error, (BusClosedError, PublishTimeoutError))  # closed early, or late
+        assert isinstance(error, BusClosedError)  # long before its timeout
     else:
         assert isinstance(error, PublishTimeoutError)
         assert (error.topic, error.event_id, error.waited_s) == ("test.ping", event.id, 0.2)

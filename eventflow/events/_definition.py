@@ -124,6 +124,7 @@ def complete_schema(
         refuse(cls.__name__, "", "a root model", "give the value a field name")
     fields = model["schema"]
     while fields["type"] in FUNCTIONS:
+        functions.append(fields)
         fields = fields["schema"]
     for computed in fields.get("computed_fields", ()):
         refuse(cls.__name__, computed["property_name"], "a computed field", "use a plain property")
@@ -146,6 +147,9 @@ def complete_schema(
         name: RawField(*keys[name], optional, "serialization_exclude_if" in fields["fields"][name])
         for name, optional in walk.raw_fields.items()
     }
+    if raw and {function["type"] for function in functions} & {"function-before", "function-wrap"}:
+        problem = "a before or wrap validator of the model would not see the bytes of RawJson"
+        refuse(cls.__name__, next(iter(raw)), problem, "use an after one")
     metadata["eventflow_class"] = (raw, walk.nested)
     return Completed(schema, raw, walk.nested)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64encode
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from eventflow.events._nodes import Node, kind_of, metadata_of
+from eventflow.events._nodes import Node, kind_of
 from eventflow.events.integers import BIG_INT_DIGITS, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ def _text(node: Node) -> Node:
     # Any bound on the length makes pydantic-core refuse lone surrogates, which have no UTF-8.
     if node.get("min_length") or node.get("max_length") is not None or node.get("pattern"):
         return {**node, "strict": True}
-    metadata = {**metadata_of(node)}
-    metadata["pydantic_js_functions"] = [
-        *metadata.get("pydantic_js_functions", ()),
-        _without_min_length,
-    ]
-    return {**node, "strict": True, "min_length": 0, "metadata": metadata}
+    # The JSON parser refuses them itself, so reading need not count characters.
+    read: Any = {**node, "strict": True}
+    made: Any = {**read, "min_length": 0}
+    text: Any = core_schema.json_or_python_schema(
+        json_schema=read, python_schema=made, metadata={"eventflow_done": True}
+    )
+    result: Node = text
+    return result
 
 
 def _strict(node: Node) -> Node:
@@ -82,7 +85,7 @@ def _moment(node: Node) -> Node:
 
 def _day(node: Node) -> Node:
     schema = {"type": "string", "format": "date"}
-    return _text_or_value({**node, "strict": True}, _DATE, schema)
+    return _text_or_value({**node, "strict": True}, _DATE, schema, after=_plain_date)
 
 
 def _clock(node: Node) -> Node:
@@ -115,7 +118,8 @@ def _decimal(node: Node) -> Node:
 
 
 def _identifier(node: Node) -> Node:
-    return _text_or_value({**node, "strict": True}, _UUID, {"type": "string", "format": "uuid"})
+    schema = {"type": "string", "format": "uuid"}
+    return _text_or_value({**node, "strict": True}, _UUID, schema, after=_plain_uuid)
 
 
 def _octets(node: Node) -> Node:
@@ -186,18 +190,15 @@ def _json_or_python(read: Any, made: Any, serialization: Any, json_schema: Node)
     return result
 
 
-def _without_min_length(schema: Any, handler: Any) -> Any:
-    described = handler(schema)
-    described.pop("minLength", None)
-    return described
-
-
 def _described(json_schema: Node, schema: Any, handler: Any) -> Node:
     return dict(json_schema)
 
 
+# Each of these takes the value of a subclass, which can have attributes that change.
+
+
 def _to_utc(value: datetime) -> datetime:
-    if type(value) is not datetime:  # a subclass can have attributes that change
+    if type(value) is not datetime:
         value = datetime.combine(datetime.date(value), datetime.timetz(value))
     # At creation and not only on the wire: aware datetimes of different zones compare as
     # unequal in the hour that a clock change repeats, and an event must equal its copy.
@@ -210,7 +211,17 @@ def _to_utc(value: datetime) -> datetime:
 def _without_offset(value: time) -> time:
     if value.tzinfo is not None:
         raise PydanticCustomError("time_offset", "Input should be a time without an offset")
+    if type(value) is not time:
+        value = time(value.hour, value.minute, value.second, value.microsecond, fold=value.fold)
     return value
+
+
+def _plain_date(value: date) -> date:
+    return value if type(value) is date else date(value.year, value.month, value.day)
+
+
+def _plain_uuid(value: UUID) -> UUID:
+    return value if type(value) is UUID else UUID(int=value.int, is_safe=value.is_safe)
 
 
 def _within_int64(value: timedelta) -> timedelta:
@@ -218,6 +229,8 @@ def _within_int64(value: timedelta) -> timedelta:
         raise PydanticCustomError(
             "duration_range", "Input should be within int64 nanoseconds, about 292 years"
         )
+    if type(value) is not timedelta:
+        value = timedelta(value.days, value.seconds, value.microseconds)
     return value
 
 

@@ -102,8 +102,6 @@ class Event(FrozenModel):
 
     def __init__(self, /, **data: Any) -> None:
         __tracebackhide__ = True
-        if self.__dict__:
-            raise TypeError("an event can't be changed: use model_copy(update=...)")
         self.__pydantic_validator__.validate_python(data, self_instance=self)
         if len(self.__pydantic_fields_set__) != len(data):
             # Something given was not used: validate again, only to say what.
@@ -182,10 +180,11 @@ class Event(FrozenModel):
         try:
             event: Self = cls.__eventflow_read__(data)
             # The parser takes NaN and Infinity where a field is passed over. Their letters are
-            # looked for first, and then the words by `rpartition`, which takes a third of the
-            # time of `in` (that tries whether they are ints), and half that of `find`.
-            if (_BYTE_N in data and data.rpartition(b"NaN")[1]) or (
-                _BYTE_F in data and _BYTE_I in data and data.rpartition(b"Infinity")[1]
+            # looked for first, and then the words by `replace`, which gives back the same object
+            # where there are none, in half the time of `find` and less than that of `in` (which
+            # tries whether they are ints).
+            if (_BYTE_N in data and data.replace(b"NaN", b"") is not data) or (
+                _BYTE_F in data and _BYTE_I in data and data.replace(b"Infinity", b"") is not data
             ):
                 check_constants(data)
         except ValidationError as exc:

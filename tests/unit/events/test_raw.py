@@ -23,6 +23,7 @@ from pydantic import (
     WrapValidator,
     create_model,
     field_validator,
+    model_validator,
 )
 
 from eventflow.errors import EventDecodeError, EventDefinitionError
@@ -344,3 +345,37 @@ def test_validators_before_raw_json(validator: Any) -> None:
     with pytest.raises(EventDefinitionError, match="after") as caught:
         create_model("Bad", __base__=Event, field=(Annotated[RawJson, validator], ...))
     assert caught.value.path == "field"
+
+
+@pytest.mark.parametrize("mode", ["before", "wrap"])
+def test_a_model_validator_that_would_not_see_the_bytes_is_refused(mode: Any) -> None:
+    """A validator of the whole model that runs first would see what stands for RawJson."""
+
+    def before(cls: object, value: Any) -> Any:
+        return value
+
+    def wrap(cls: object, value: Any, handler: Any) -> Any:
+        return handler(value)
+
+    plain: Any = before if mode == "before" else wrap
+    function: Any = classmethod(plain)
+    validators: Any = {"look": model_validator(mode=mode)(function)}
+    with pytest.raises(EventDefinitionError, match=r"Bad\.field: a before or wrap .* after"):
+        create_model("Bad", __base__=Event, __validators__=validators, field=(RawJson, ...))
+
+
+def test_a_model_validator_that_runs_after_sees_the_bytes() -> None:
+    """Made or read, the validator gets the whole event."""
+    seen: list[bytes] = []
+
+    class Checked(Event, topic="checked"):
+        field: RawJson
+
+        @model_validator(mode="after")
+        def look(self) -> Checked:
+            seen.append(bytes(self.field))
+            return self
+
+    Checked(field=RawJson(b"1e2"))
+    Checked.from_json(b'{"field": 1e3}')
+    assert seen == [b"1e2", b"1e3"]

@@ -350,7 +350,7 @@ class Holds(Event, Generic[T], topic="holds"):
 def test_subclasses_of_values_become_plain(value: Any) -> None:
     """A subclass can have attributes that change; its value is taken."""
     kind: Any = type(value)
-    subclass = type("Subclass", (kind,), {})
+    subclass: Any = type("Subclass", (kind,), {})
     if kind is uuid.UUID:
         given = subclass(int=value.int, is_safe=value.is_safe)
     elif kind is timedelta:

@@ -7,7 +7,7 @@ import json
 import pickle
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from hypothesis import given
@@ -29,6 +29,9 @@ from pydantic import (
 from eventflow.errors import EventDecodeError, EventDefinitionError
 from eventflow.events import Event, Part, RawJson
 from eventflow.events._cut import value_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WEBHOOKS = Path(__file__).parents[4] / "shared" / "data" / "github-webhooks.jsonl"
 
@@ -347,21 +350,37 @@ def test_validators_before_raw_json(validator: Any) -> None:
     assert caught.value.path == "field"
 
 
-@pytest.mark.parametrize("mode", ["before", "wrap"])
-def test_a_model_validator_that_would_not_see_the_bytes_is_refused(mode: Any) -> None:
+def looked_at_before() -> type[Event]:
+    class Bad(Event, topic="bad"):
+        field: RawJson
+
+        @model_validator(mode="before")
+        @classmethod
+        def look(cls, value: object) -> object:
+            return value
+
+    return Bad
+
+
+def looked_at_around() -> type[Event]:
+    class Bad(Event, topic="bad"):
+        field: RawJson
+
+        @model_validator(mode="wrap")
+        @classmethod
+        def look(cls, value: object, handler: Callable[[object], Bad]) -> Bad:
+            return handler(value)
+
+    return Bad
+
+
+@pytest.mark.parametrize("define", [looked_at_before, looked_at_around])
+def test_a_model_validator_that_would_not_see_the_bytes_is_refused(
+    define: Callable[[], type[Event]],
+) -> None:
     """A validator of the whole model that runs first would see what stands for RawJson."""
-
-    def before(cls: object, value: Any) -> Any:
-        return value
-
-    def wrap(cls: object, value: Any, handler: Any) -> Any:
-        return handler(value)
-
-    plain: Any = before if mode == "before" else wrap
-    function: Any = classmethod(plain)
-    validators: Any = {"look": model_validator(mode=mode)(function)}
     with pytest.raises(EventDefinitionError, match=r"Bad\.field: a before or wrap .* after"):
-        create_model("Bad", __base__=Event, __validators__=validators, field=(RawJson, ...))
+        define()
 
 
 def test_a_model_validator_that_runs_after_sees_the_bytes() -> None:

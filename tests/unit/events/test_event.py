@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property
 from multiprocessing import get_context
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -349,8 +349,8 @@ class Holds(Event, Generic[T], topic="holds"):
 )
 def test_subclasses_of_values_become_plain(value: Any) -> None:
     """A subclass can have attributes that change; its value is taken."""
-    kind: Any = type(value)
-    subclass: Any = type("Subclass", (kind,), {})
+    kind = cast("Any", type(value))
+    subclass = cast("Any", type("Subclass", (kind,), {}))
     if kind is uuid.UUID:
         given = subclass(int=value.int, is_safe=value.is_safe)
     elif kind is timedelta:

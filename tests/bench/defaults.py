@@ -20,7 +20,7 @@ import eventflow
 from tests.bench import contenders
 from tests.bench.harness import Figure, Settings, Spread, ratios, rounds
 
-__all__ = ("defaults",)
+__all__ = ("VARIANTS", "cut", "defaults")
 
 CACHE = Path(".cache/bench/variants").resolve()
 
@@ -49,18 +49,13 @@ RUN = r"(?s)(    async def run\(self\).*?)"  # the hot loop is the method run()
 VARIANTS = (
     Variant("`timeout=30`", "a handler that hangs, hangs for ever", {"timeout": None}),
     Variant(
-        "the event in its ContextVar",
+        "the event in `current()`",
         "no `current()`, no ids in log lines",
-        cuts=((WORKER, RUN + r"cell\.attempt = self\.attempt", r"\1self.attempt"),),
+        cuts=((WORKER, RUN + r"cell\.item, cell\.started = item, now", r"\1pass"),),
     ),
     Variant(
-        "what handlers bind stays theirs",
-        "BUS-13: bound contextvars reach the next event",
-        cuts=((WORKER, RUN + r"if context != before:", r"\1if before is None:"),),
-    ),
-    Variant(
-        "what outlives a handler keeps its event",
-        "BUS-14: a child task logs the id of a later event",
+        "a context of its own for each event",
+        "BUS-13, BUS-14: bound contextvars reach the next event, a child task logs a later id",
         cuts=(
             (WORKER, RUN + r"if references\(tree\) != of_tree or [^:]+:", r"\1if cell is None:"),
         ),
@@ -68,7 +63,7 @@ VARIANTS = (
     Variant(
         "a clock reading per event",
         "timeouts and the 5 ms slice measured from the last pause",
-        cuts=((WORKER, RUN + r"\n +now = clock\(\)(?=\n +try:\n +if context)", r"\1"),),
+        cuts=((WORKER, RUN + r"\n +now = clock\(\)(?=\n +if references)", r"\1"),),
     ),
     Variant(
         "a swallowed cancel is seen",
@@ -101,19 +96,24 @@ VARIANTS = (
 )
 
 
-def _copy(variant: Variant, number: int) -> Path | None:
-    """A copy of the package with the cuts made, or ``None`` where the source has changed."""
+def _copy(variant: Variant, number: int) -> Path:
+    """A copy of the package with the cuts made."""
     package = CACHE / f"{number}" / "eventflow"
     shutil.rmtree(package, ignore_errors=True)
     source = Path(eventflow.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, pattern, replacement in variant.cuts:
         file = package / name
-        text, fits = re.subn(pattern, replacement, file.read_text(), count=1)
-        if not fits:
-            return None
-        file.write_text(text)
+        file.write_text(cut(file.read_text(), pattern, replacement))
     return package.parent
+
+
+def cut(text: str, pattern: str, replacement: str) -> str:
+    """The text with the one place replaced that the pattern fits."""
+    changed, fits = re.subn(pattern, replacement, text)
+    if fits != 1:
+        raise LookupError(f"{pattern} fits in {fits} places and not in one")
+    return changed
 
 
 def _imported(root: Path) -> tuple[type[eventflow.Event], type[eventflow.EventBus]]:
@@ -167,16 +167,9 @@ def defaults(settings: Settings) -> list[Figure]:
     number = settings.amount(50_000)
     figures: list[Figure] = []
     built: dict[str, tuple[type[Any], type[Any], dict[str, Any]]] = {}
-    whole = _copy(Variant("", ""), 0)
-    assert whole is not None
-    built["whole"] = (*_imported(whole), {})
+    built["whole"] = (*_imported(_copy(Variant("", ""), 0)), {})
     for index, variant in enumerate(VARIANTS, 1):
-        root = _copy(variant, index)
-        if root is None:
-            note = "not measured: the line to change was not found"
-            figures.append(Figure(variant.label, "ns", note=note, table="defaults"))
-        else:
-            built[variant.label] = (*_imported(root), variant.options)
+        built[variant.label] = (*_imported(_copy(variant, index)), variant.options)
 
     def contender(name: str) -> Any:
         event_class, bus_class, options = built[name]
@@ -185,8 +178,6 @@ def defaults(settings: Settings) -> list[Figure]:
 
     times = rounds({name: contender(name) for name in built}, settings.rounds)
     for variant in VARIANTS:
-        if variant.label not in built:
-            continue
         whole_times, part_times = times["whole"], times[variant.label]
         costs = [(a - b) / number * 1e9 for a, b in zip(whole_times, part_times, strict=True)]
         figures.append(

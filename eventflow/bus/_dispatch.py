@@ -10,7 +10,7 @@ import os
 import time
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] # documented
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import current_attempt, current_cause, envelope
 from eventflow.bus._reports import log
@@ -27,6 +27,7 @@ from eventflow.errors import (
     WrongLoopError,
 )
 from eventflow.events import Event
+from eventflow.lifecycle.home import process
 
 if TYPE_CHECKING:
     from eventflow._cause import Attempt, Envelope
@@ -47,7 +48,16 @@ _waiting_thread: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 class Dispatch:
     """The publishing half of a bus."""
 
-    __slots__ = ("__weakref__", "_loop", "_name", "_routes", "_scope", "_until_checkpoint")
+    __slots__ = (
+        "__weakref__",
+        "_forks",
+        "_loop",
+        "_name",
+        "_noting_loop",
+        "_routes",
+        "_scope",
+        "_until_checkpoint",
+    )
 
     _name: str
     _scope: Scope | None
@@ -55,6 +65,9 @@ class Dispatch:
     # everything unusual to `_admit`.
     _routes: dict[type[Event], tuple[Inbox, ...]]
     _loop: asyncio.AbstractEventLoop | None
+    # See `eventflow.lifecycle.home`.
+    _noting_loop: Any
+    _forks: int
     _until_checkpoint: int
 
     async def publish(self, event: Event) -> None:
@@ -81,7 +94,11 @@ class Dispatch:
             EventDefinitionError: Not an event, or of a class without a topic.
         """
         inboxes = self._routes.get(type(event))
-        if inboxes is None or _get_running_loop() is not self._loop:
+        if inboxes is None or (
+            _get_running_loop() is not self._loop
+            if (loop := self._noting_loop) is None
+            else get_ident() != loop._thread_id or process.forks != self._forks
+        ):
             inboxes = self._admit(event)
         cause = current_cause.get()
         item = event if cause is None else envelope(event, cause)

@@ -26,6 +26,7 @@ from eventflow.errors import (
 )
 from eventflow.events import Event
 from eventflow.lifecycle.callables import handler_name
+from eventflow.lifecycle.home import noting_loop, process
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -107,7 +108,8 @@ class EventBus(Dispatch):
         self._names = Names(name, self._declared.__contains__)
         self._scope: Scope | None = None
         self._routes = {}
-        self._loop = None
+        self._loop = self._noting_loop = None
+        self._forks = 0
         self._until_checkpoint = 1
 
     def __repr__(self) -> str:
@@ -137,6 +139,7 @@ class EventBus(Dispatch):
             max_threads=self._max_threads,
         )
         self._routes, self._loop = scope.routes, scope.loop
+        self._noting_loop, self._forks = noting_loop(scope.loop), process.forks
         try:
             for subscription in tuple(self._declared.values()):
                 self._start(subscription, scope)

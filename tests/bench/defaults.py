@@ -78,7 +78,7 @@ VARIANTS = (
     Variant(
         "the wrong loop, thread or process is refused",
         "a publish from another thread corrupts",
-        cuts=((DISPATCH, r"(?s)(async def publish\(.*?is None) or _get_[^:]+:", r"\1:"),),
+        cuts=((DISPATCH, r"(?s)(async def publish\(.*?is None) or \(\n.*?\n {8}\):", r"\1:"),),
     ),
     Variant(
         "the counts",

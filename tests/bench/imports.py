@@ -70,8 +70,8 @@ def imports(settings: Settings) -> list[Figure]:
             Spread.of(times["others"]),
             at_most=1.2,
             aim=1.1,
-            note="beside importing asyncio, anyio, structlog and pydantic's BaseModel; with an empty "
-            f"model made of it, those alone take {control.median:.2f} times as long; "
+            note="beside importing asyncio, anyio, structlog and pydantic's BaseModel; with an "
+            f"empty model made of it, those alone take {control.median:.2f} times as long; "
             f"extras loaded: {', '.join(loaded) or 'none'}",
         )
     ]

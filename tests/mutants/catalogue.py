@@ -261,9 +261,9 @@ MUTANTS = (
     ),
     Mutant(
         "a subscription that ends keeps its publishers waiting",
-        "bus/_scope.py",
-        "            turn.leave()\n            turn.settle()\n",
-        "            pass\n",
+        "bus/_inbox.py",
+        "            turn.settle()\n        self.release_all()\n",
+        "        self.release_all()\n",
     ),
     # ------------------------------------------------------------------------------ context
     Mutant(

@@ -269,8 +269,8 @@ MUTANTS = (
     Mutant(
         "context leak to the next event",
         "bus/_worker.py",
-        "                    if context != before:\n",
-        "                    if context is before:\n",
+        "                    if self._changed(before):\n                        break  #",
+        "                    if self.abandoned:\n                        break  #",
     ),
     Mutant(
         "a task that a handler left behind sees the next event",
@@ -287,8 +287,14 @@ MUTANTS = (
     Mutant(
         "context leak to the next attempt",
         "bus/_worker.py",
-        "            return self._context != before\n",
-        "            return self._context is before\n",
+        "            if self._changed(before):\n                self._hand_over((",
+        "            if self.abandoned:\n                self._hand_over((",
+    ),
+    Mutant(
+        "a variable bound to an equal value leaks",
+        "bus/_worker.py",
+        "            context.get(variable, MISSING) is not value for",
+        "            context.get(variable, MISSING) != value for",
     ),
     Mutant(
         "an attempt in a fresh context counts twice",

@@ -44,13 +44,18 @@ class Reader(Protocol):
 
 
 class _Latest:
-    """A place in the buffer of a ``KEEP_LATEST`` subscription."""
+    """A place in the buffer of a ``KEEP_LATEST`` subscription.
 
-    __slots__ = ("item", "key")
+    Attributes:
+        parked: Its number in the lanes while it waits there, else ``None``.
+    """
+
+    __slots__ = ("item", "key", "parked")
 
     def __init__(self, key: Hashable, item: Event | Envelope) -> None:
         self.key = key
         self.item = item
+        self.parked: int | None = None
 
 
 class Inbox:
@@ -181,6 +186,13 @@ class Inbox:
             self.offered += 1
             self._drop(place.item)
             place.item = item
+            if place.parked is not None and self.lanes is not None:
+                # It waits for the key of the event it replaced; its own is asked for when it
+                # is taken.
+                self.lanes.withdraw(place.parked)
+                place.parked = None
+                self.queue.appendleft(place)
+                self.wake()
             return
         if not self.has_room:
             self._drop(self._pop_oldest())
@@ -250,9 +262,14 @@ class Inbox:
                     continue
                 if not self.queue or self.queue[0] is not entry:
                     continue  # the function made room: it published, or closed the subscription
+                if self._latest is not None and entry.item is not item:
+                    continue  # the function published what takes the place of this one
                 self.queue.popleft()
-                if lanes.start(key, entry):
+                parked = lanes.start(key, entry)
+                if parked is None:
                     found = (key, entry)
+                elif self._latest is not None:
+                    entry.parked = parked
         finally:
             self._set_limit()
         return None if found is None else (found[0], self._unwrap(found[1]))

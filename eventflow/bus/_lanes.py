@@ -39,16 +39,16 @@ class Lanes:
         """Take a parked event whose key has become free; its key stays busy."""
         return self._parked.pop(self._ready.popleft()) if self._ready else None
 
-    def start(self, key: Hashable, entry: Any) -> bool:
-        """Make ``key`` busy for ``entry``, or park the entry and return ``False``."""
+    def start(self, key: Hashable, entry: Any) -> int | None:
+        """Make ``key`` busy for ``entry``, or park the entry and return its number."""
         lane = self._lanes.get(key)
         if lane is None:
             self._lanes[key] = deque()
-            return True
+            return None
         self._sequence += 1
         self._parked[self._sequence] = (key, entry)
         lane.append(self._sequence)
-        return False
+        return self._sequence
 
     def release(self, key: Hashable) -> bool:
         """The event of ``key`` has ended. Returns whether another became ready."""
@@ -61,14 +61,20 @@ class Lanes:
 
     def drop_oldest(self) -> Any:
         """Take away the event that was parked first."""
-        number, (key, entry) = self._parked.popitem(last=False)
+        number = next(iter(self._parked))
+        entry = self._parked[number][1]
+        self.withdraw(number)
+        return entry
+
+    def withdraw(self, number: int) -> None:
+        """Take away a parked event. Who was woken for one that was ready finds the next."""
+        key, _ = self._parked.pop(number)
         lane = self._lanes[key]
-        if lane and lane[0] == number:
-            lane.popleft()
+        if number in lane:
+            lane.remove(number)
         else:  # its key had become free
             self._ready.remove(number)
             self.release(key)
-        return entry
 
     def clear(self) -> list[Any]:
         """Take away every parked event, oldest first."""

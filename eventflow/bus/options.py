@@ -51,8 +51,7 @@ class SubscribeOptions(StreamOptions[E], Generic[E], total=False):
         overflow: What happens beyond that. Default `Overflow.BLOCK`.
         block_timeout: Longest wait of a publisher for room, in seconds. Default 5.
         latest_key: For `Overflow.KEEP_LATEST`: events with equal keys replace each other.
-            Runs in the publisher. Default: every event replaces the one before. Beside
-            ``order_key``: events with equal latest keys have to have equal order keys.
+            Runs in the publisher. Default: every event replaces the one before.
         concurrency: Most events handled at once; 1 or more. Default 1, which is FIFO.
         order_key: With ``concurrency``: events with equal keys are handled in order, one
             at a time.

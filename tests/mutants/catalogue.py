@@ -228,6 +228,12 @@ MUTANTS = (
         "            self._ready.remove(number)\n",
     ),
     Mutant(
+        "the latest is handled under the key of what it replaced",
+        "bus/_inbox.py",
+        "            if place.parked is not None and self.lanes is not None:\n",
+        "            if place.parked is not None and self.lanes is None:\n",
+    ),
+    Mutant(
         "a subscriber of a base class gets no subclasses",
         "bus/_matching.py",
         "        for base in event_class.__mro__:\n",

@@ -260,6 +260,52 @@ async def test_keep_latest_with_lanes(bus: EventBus) -> None:
     assert sub.statistics().dropped == 4
 
 
+async def test_the_latest_has_a_key_of_its_own(bus: EventBus) -> None:
+    """Where it takes the place of an event with another order key, it waits for its own key."""
+    seen: list[int] = []
+    running: set[str] = set()
+    gates = {key: asyncio.Event() for key in "abc"}
+
+    async def handler(event: Ping) -> None:
+        assert event.key not in running
+        running.add(event.key)
+        seen.append(event.n)
+        await gates[event.key].wait()
+        running.remove(event.key)
+
+    sub = bus.subscribe(
+        Ping,
+        handler,
+        concurrency=3,
+        overflow=Overflow.KEEP_LATEST,
+        order_key=lambda event: event.key,
+        timeout=None,
+    )
+    for n, key in enumerate("aabb"):
+        await bus.publish(Ping(n=n, key=key))
+        await turns()
+        assert sub.statistics().adds_up
+    assert seen == [0, 2]  # the 1 was parked behind the 0, and the 2 took its place
+    assert sub.statistics().buffered == 1
+    await bus.publish(Ping(n=4, key="a"))
+    await bus.publish(Ping(n=5, key="c"))
+    await turns()
+    assert seen == [0, 2, 5]
+    for n, key in enumerate("ab", 6):
+        await bus.publish(Ping(n=n, key=key))
+        await turns()
+    gates["a"].set()
+    await turns()
+    assert seen == [0, 2, 5]  # the 7 waits for the 2, whatever it replaced
+    gates["b"].set()
+    await turns()
+    assert seen == [0, 2, 5, 7]
+    gates["c"].set()
+    await bus.wait_idle()
+    row = sub.statistics()
+    assert (row.offered, row.handled, row.dropped) == (8, 4, 4)
+
+
 async def test_a_stop_with_lanes_releases_in_order(caplog: pytest.LogCaptureFixture) -> None:
     """Parked and buffered events are released and logged."""
     bus = EventBus(drain_timeout=0)
@@ -291,17 +337,19 @@ def test_lanes_against_a_simple_model(seed: int) -> None:
     busy: set[str] = set()
     order: list[int] = []
     free: list[str] = []
+    numbers: dict[int, int] = {}
     for n in range(500):
         action = rng.random()
         if action < 0.5:
             key = rng.choice("abcd")
-            started = lanes.start(key, n)
-            assert started == (key not in busy)
-            if started:
+            number = lanes.start(key, n)
+            assert (number is None) == (key not in busy)
+            if number is None:
                 busy.add(key)
             else:
                 parked.setdefault(key, []).append(n)
                 order.append(n)
+                numbers[n] = number
         elif action < 0.8 and busy - set(free):
             key = rng.choice(sorted(busy - set(free)))
             more = lanes.release(key)
@@ -311,9 +359,14 @@ def test_lanes_against_a_simple_model(seed: int) -> None:
             else:
                 busy.discard(key)
         elif action < 0.9 and order:
-            dropped = lanes.drop_oldest()
-            assert dropped == order.pop(0)
+            if action < 0.85:
+                dropped = lanes.drop_oldest()
+                assert dropped == order.pop(0)
+            else:
+                dropped = order.pop(rng.randrange(len(order)))
             (key,) = (key for key, queue in parked.items() if dropped in queue)
+            if action >= 0.85:
+                lanes.withdraw(numbers[dropped])
             parked[key].remove(dropped)
             if key in free and not parked[key]:
                 free.remove(key)

@@ -64,7 +64,7 @@ class Attempt:
     for immutable.
 
     Attributes:
-        item: The event, or its envelope.
+        item: The event, or its envelope; ``None`` in a cell between two events.
         lane: Where it runs.
         number: Number of the attempt, from 1.
         started: Loop time at its start.
@@ -104,7 +104,9 @@ current_cause: ContextVar[Cause | None] = ContextVar("eventflow_cause", default=
 def current_attempt() -> Attempt | None:
     """The attempt that the running code belongs to."""
     cause = current_cause.get()
-    return cause.attempt if isinstance(cause, Origin) else cause
+    attempt = cause.attempt if isinstance(cause, Origin) else cause
+    # Between two events a worker's cell is empty; finalizers can run there.
+    return None if attempt is None or attempt.item is None else attempt
 
 
 def event_of(item: Event | Envelope) -> Event:

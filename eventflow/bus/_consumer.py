@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eventflow._cause import event_of
 from eventflow._log import shown
 from eventflow.bus._handling import Handling
-from eventflow.bus._inbox import Inbox
-from eventflow.bus._reports import Reports, log
+from eventflow.bus._reports import log
 from eventflow.bus._worker import Worker
 from eventflow.errors import ResourceError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, cancel_and_wait
@@ -44,7 +43,7 @@ class Consumer:
         scope: Scope,
     ) -> None:
         self.selector = selector
-        self.inbox = Inbox(name, options, Reports(scope.name, name, scope.loop))
+        self.inbox = scope.new_inbox(name, options)
         self.aborting: asyncio.Future[None] = scope.loop.create_future()
         self.ready: asyncio.Future[None] | None = None
         self._scope = scope
@@ -126,7 +125,9 @@ class Consumer:
         task = self._scope.supervisor.spawn(worker.run(), self.inbox.name, worker.context)
         self._workers[worker] = task
         self.inbox.readers.add(worker)
-        task.add_done_callback(lambda task: self._ended(worker, task))
+        task.add_done_callback(
+            lambda task: self._ended(worker, task), context=self._scope.supervisor.copy_context()
+        )
 
     def _replace(self, worker: Worker, successor: Worker) -> None:
         # In one step, so that the event it hands over is never in nobody's hands.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventflow.bus._options import Options
     from eventflow.bus._turns import Turn
     from eventflow.events import Event
+    from eventflow.lifecycle.supervisor import Supervisor
 
 __all__ = ("Inbox", "Reader")
 
@@ -79,6 +80,7 @@ class Inbox:
     __slots__ = (
         "_latest",
         "_reports",
+        "_supervisor",
         "abandoned",
         "cancelled",
         "closed",
@@ -104,7 +106,9 @@ class Inbox:
         "watchers",
     )
 
-    def __init__(self, name: str, options: Options, reports: Reports) -> None:
+    def __init__(
+        self, name: str, options: Options, reports: Reports, supervisor: Supervisor
+    ) -> None:
         self.name = name
         self.options = options
         self.timeout = options.timeout
@@ -121,6 +125,7 @@ class Inbox:
         )
         self.limit = options.capacity if self._latest is None else ALWAYS_FULL
         self._reports = reports
+        self._supervisor = supervisor
         self.offered = self.handled = self.failed = self.dropped = self.rejected = 0
         self.cancelled = self.released = self.abandoned = 0
         self.timed_out = self.retried = self.restarts = 0
@@ -152,8 +157,9 @@ class Inbox:
         elif len(self.queue) < self.limit:
             self.append(item)
         elif self.options.overflow is Overflow.DROP_OLDEST:
-            self._drop(self._pop_oldest())
+            oldest = self._pop_oldest()
             self.append(item)
+            self._drop(oldest)  # last: what is told of it may publish, into the place it left
         else:
             self.offered += 1
             self._drop(item)
@@ -184,8 +190,7 @@ class Inbox:
             return
         if place is not None:
             self.offered += 1
-            self._drop(place.item)
-            place.item = item
+            replaced, place.item = place.item, item
             if place.parked is not None and self.lanes is not None:
                 # It waits for the key of the event it replaced; its own is asked for when it
                 # is taken.
@@ -193,13 +198,15 @@ class Inbox:
                 place.parked = None
                 self.queue.appendleft(place)
                 self.wake()
+            self._drop(replaced)
             return
-        if not self.has_room:
-            self._drop(self._pop_oldest())
+        oldest = None if self.has_room else self._pop_oldest()
         place = self._latest[key] = _Latest(key, item)
         self.offered += 1
         self.queue.append(place)
         self.wake()
+        if oldest is not None:
+            self._drop(oldest)
 
     def _pop_oldest(self) -> Event | Envelope:
         if self.lanes:
@@ -247,32 +254,39 @@ class Inbox:
         try:
             found = lanes.next_ready()
             while found is None and self.queue:
-                entry = self.queue[0]
-                item = entry.item if self._latest is not None else entry
-                try:
-                    key = self.options.order_key(event_of(item))  # type: ignore[misc]
-                    hash(key)
-                except BaseException as exc:
-                    self.queue.popleft()
-                    self.key_failed(self._unwrap(entry), "order_key", exc)
-                    self._set_limit()
-                    self.admit()  # its place is free, and perhaps nothing is left to take
-                    if isinstance(exc, (SystemExit, KeyboardInterrupt)):
-                        raise
-                    continue
-                if not self.queue or self.queue[0] is not entry:
-                    continue  # the function made room: it published, or closed the subscription
-                if self._latest is not None and entry.item is not item:
-                    continue  # the function published what takes the place of this one
-                self.queue.popleft()
-                parked = lanes.start(key, entry)
-                if parked is None:
-                    found = (key, entry)
-                elif self._latest is not None:
-                    entry.parked = parked
+                found = self._supervisor.outside(self._take_first, lanes)
         finally:
             self._set_limit()
         return None if found is None else (found[0], self._unwrap(found[1]))
+
+    def _take_first(self, lanes: Lanes) -> tuple[Hashable, Any] | None:
+        """Start the first event of the queue, or park it. Not in the context of a handler."""
+        entry = self.queue[0]
+        item = entry.item if self._latest is not None else entry
+        try:
+            key = self.options.order_key(event_of(item))  # type: ignore[misc]
+            if not self.queue or self.queue[0] is not entry:
+                return None  # the function made room: it published, or closed the subscription
+            if self._latest is not None and entry.item is not item:
+                return None  # the function published what takes the place of this one
+            parked = lanes.start(key, entry)
+        except BaseException as exc:
+            if self.queue and self.queue[0] is entry:
+                self.queue.popleft()
+                self.key_failed(self._unwrap(entry), "order_key", exc)
+                self._set_limit()
+                self.admit()  # its place is free, and perhaps nothing is left to take
+            else:  # the function had it dropped or replaced: it is counted as that
+                self._tell_of_key(item, "order_key", exc)
+            if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                raise
+            return None
+        self.queue.popleft()
+        if parked is None:
+            return key, entry
+        if self._latest is not None:
+            entry.parked = parked
+        return None
 
     def release(self, key: Hashable) -> None:
         """The event taken with ``key`` has ended; the next of its key may start."""
@@ -294,6 +308,9 @@ class Inbox:
     def key_failed(self, item: Event | Envelope, option: str, error: BaseException) -> None:
         """Count an event as failed because the user's key function raised on it."""
         self.failed += 1
+        self._tell_of_key(item, option, error)
+
+    def _tell_of_key(self, item: Event | Envelope, option: str, error: BaseException) -> None:
         event = event_of(item)
         log.error(
             "eventflow.key_failed",

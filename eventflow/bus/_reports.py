@@ -1,4 +1,8 @@
-"""Log lines for events that a policy dropped: every id, but not a line for each."""
+"""Log lines for events that a policy dropped: every id, but not a line for each.
+
+They are written outside of any handler's context: a line lists events of many publishers, and
+must not carry the ids and variables of the one whose publish happened to write it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from eventflow.events import Event
+    from eventflow.lifecycle.supervisor import Supervisor
 
 __all__ = ("Reports",)
 
@@ -22,12 +27,20 @@ log = EventLogger("eventflow.bus")
 class Reports:
     """Collects events by what happened to them; writes when 100 are there, or after 1 s."""
 
-    __slots__ = ("_bus", "_events", "_loop", "_subscription", "_timer")
+    __slots__ = ("_bus", "_events", "_loop", "_subscription", "_supervisor", "_timer")
 
-    def __init__(self, bus: str, subscription: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        bus: str,
+        subscription: str,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+    ) -> None:
         self._bus = bus
         self._subscription = subscription
         self._loop = loop
+        self._supervisor = supervisor
         self._events: dict[str, list[Event]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -38,7 +51,8 @@ class Reports:
         if len(events) >= IDS_PER_LINE:
             self._write(what)
         elif self._timer is None:
-            self._timer = self._loop.call_later(FLUSH_S, self.flush)
+            context = self._supervisor.copy_context()
+            self._timer = self._loop.call_later(FLUSH_S, self.flush, context=context)
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -51,7 +65,8 @@ class Reports:
     def _write(self, what: str) -> None:
         events = self._events.pop(what)
         if log.enabled():
-            log.ids(
+            self._supervisor.outside(
+                log.ids,
                 f"eventflow.{what}",
                 [event.id for event in events],
                 bus=self._bus,

@@ -7,9 +7,10 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eventflow.bus._inbox import Inbox
 from eventflow.bus._matching import Matcher
 from eventflow.bus._names import Names
-from eventflow.bus._reports import log
+from eventflow.bus._reports import Reports, log
 from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
 from eventflow.errors import BusClosedError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from eventflow._cause import Attempt
     from eventflow.bus._consumer import Consumer
-    from eventflow.bus._inbox import Inbox
+    from eventflow.bus._options import Options
     from eventflow.bus.stream import EventStream
     from eventflow.events import Event
 
@@ -77,6 +78,12 @@ class Scope:
         self.names = Names(name, lambda taken: taken in self.consumers or taken in self.streams)
 
     # Members
+
+    def new_inbox(self, name: str, options: Options) -> Inbox:
+        """A buffer of this scope."""
+        supervisor = self.supervisor
+        reports = Reports(self.name, name, loop=self.loop, supervisor=supervisor)
+        return Inbox(name, options, reports, supervisor)
 
     def route(self, member: Member) -> None:
         """Let events reach a member."""

@@ -12,7 +12,7 @@ from eventflow.bus._binding import Binding, check_selector, selector_name
 from eventflow.bus._consumer import Consumer
 from eventflow.bus._dispatch import Dispatch
 from eventflow.bus._names import Names
-from eventflow.bus._options import STREAM_OPTIONS, Options
+from eventflow.bus._options import STREAM_OPTIONS, Options, finite
 from eventflow.bus._scope import Scope
 from eventflow.bus.statistics import BusStatistics
 from eventflow.bus.stream import EventStream
@@ -91,12 +91,8 @@ class EventBus(Dispatch):
             ("cancel_grace", cancel_grace, 0.001),
             ("max_threads", max_threads, 1),
         ):
-            kinds = int if option == "max_threads" else (int, float)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, kinds)
-                or not least <= value < float("inf")
-            ):
+            whole = option != "max_threads" or isinstance(value, int)
+            if not (whole and least <= finite(value) < float("inf")):
                 raise InvalidOptionError(
                     f"{option} must be {least} or more, and finite, not {value!r}", option=option
                 )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from eventflow._cause import event_of
 from eventflow.bus._binding import Selector, selector_name
-from eventflow.bus._inbox import Inbox
-from eventflow.bus._reports import Reports, log
+from eventflow.bus._reports import log
 from eventflow.errors import BusError, BusNotEnteredError
 from eventflow.events import Event
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventflow._cause import Attempt, Envelope
+    from eventflow.bus._inbox import Inbox
     from eventflow.bus._options import Options
     from eventflow.bus._scope import Scope
 
@@ -80,7 +80,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
             raise BusError("a stream is entered once; call bus.stream(…) again for another")
         scope = self._scope = self._open_scope()
         name = scope.names.find(self._options.name, f"stream({selector_name(self.selector)})")
-        inbox = self._inbox = Inbox(name, self._options, Reports(scope.name, name, scope.loop))
+        inbox = self._inbox = scope.new_inbox(name, self._options)
         inbox.readers.add(self)
         scope.streams[name] = self
         scope.route(self)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 
 __all__ = ("Supervisor", "cancel_and_wait")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LAST_WAIT_S = 0.2
 """What a task gets after its second cancellation, before it is given up."""
@@ -73,6 +76,10 @@ class Supervisor:
         """A fresh copy of the context that the scope was entered in."""
         return self._context.copy()
 
+    def outside(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function in a context that belongs to no handler, and forget what it binds."""
+        return self._context.copy().run(function, *args, **kwargs)
+
     def _new_task(
         self, coro: Coroutine[Any, Any, Any], name: str, context: contextvars.Context
     ) -> asyncio.Task[Any]:
@@ -91,7 +98,8 @@ class Supervisor:
         """Start a task that belongs to this scope."""
         task = self._new_task(coro, name, context or self.copy_context())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # Not in the context of who calls: it may be a handler's, which this would keep alive.
+        task.add_done_callback(self._tasks.discard, context=self.copy_context())
         return task
 
     @property

@@ -198,8 +198,8 @@ MUTANTS = (
     Mutant(
         "KEEP_LATEST keeps the oldest",
         "bus/_inbox.py",
-        "            self._drop(place.item)\n            place.item = item\n",
-        "            self._drop(item)\n",
+        "            replaced, place.item = place.item, item\n",
+        "            replaced = item\n",
     ),
     Mutant(
         "publish is never a checkpoint",
@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "a key function that fails keeps its place",
         "bus/_inbox.py",
-        "                    self._set_limit()\n                    self.admit()",
-        "                    self._set_limit()\n                    pass",
+        "                self._set_limit()\n                self.admit()",
+        "                self._set_limit()\n                pass",
     ),
     # ------------------------------------------------------------------- order, lanes, routes
     Mutant(

@@ -219,6 +219,8 @@ def test_a_dead_letter_on_a_bus_is_refused_with_the_remedy() -> None:
         ({"drain_timeout": math.nan}, "drain_timeout"),
         ({"drain_timeout": "20"}, "drain_timeout"),
         ({"drain_timeout": None}, "drain_timeout"),
+        ({"drain_timeout": 10**400}, "drain_timeout"),
+        ({"cancel_grace": 10**400}, "cancel_grace"),
         ({"cancel_grace": 0}, "cancel_grace"),
         ({"cancel_grace": True}, "cancel_grace"),
         ({"max_threads": 0}, "max_threads"),

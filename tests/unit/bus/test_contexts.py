@@ -193,6 +193,10 @@ async def test_a_key_that_can_not_be_compared() -> None:
         assert (row.handled, row.failed, row.restarts) == (4, 1, 0)
 
 
+def number(event: Ping) -> int:
+    return event.n
+
+
 @pytest.mark.promise("8")
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.KEEP_LATEST])
 async def test_a_log_processor_that_publishes_about_a_drop(overflow: Overflow) -> None:
@@ -210,9 +214,7 @@ async def test_a_log_processor_that_publishes_about_a_drop(overflow: Overflow) -
 
         structlog.configure(processors=[announce])
         try:
-            options: Any = (
-                {"latest_key": lambda event: event.n} if overflow is Overflow.KEEP_LATEST else {}
-            )
+            options: Any = {"latest_key": number} if overflow is Overflow.KEEP_LATEST else {}
             bus.subscribe(Ping, Recorder(), name="full", capacity=2, overflow=overflow, **options)
             for n in range(250):
                 bus.publish_nowait(Ping(n=n))

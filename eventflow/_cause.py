@@ -105,8 +105,11 @@ def current_attempt() -> Attempt | None:
     """The attempt that the running code belongs to."""
     cause = current_cause.get()
     attempt = cause.attempt if isinstance(cause, Origin) else cause
-    # Between two events a worker's cell is empty; finalizers can run there.
-    return None if attempt is None or attempt.item is None else attempt
+    if attempt is None:
+        return None
+    # Between two events a worker's cell is empty, against its type; finalizers can run there.
+    item: object = attempt.item
+    return None if item is None else attempt
 
 
 def event_of(item: Event | Envelope) -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,8 +108,7 @@ def current_attempt() -> Attempt | None:
     if attempt is None:
         return None
     # Between two events a worker's cell is empty, against its type; finalizers can run there.
-    item: object = attempt.item
-    return None if item is None else attempt
+    return None if cast("object", attempt.item) is None else attempt
 
 
 def event_of(item: Event | Envelope) -> Event:

@@ -3,7 +3,7 @@
 from eventflow.bus.bus import EventBus
 from eventflow.bus.listeners import Listeners
 from eventflow.bus.options import Overflow, StreamOptions, SubscribeOptions
-from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
+from eventflow.bus.statistics import BusStatistics, LatencyStatistics, SubscriptionStatistics
 from eventflow.bus.stream import EventStream
 from eventflow.bus.subscription import Subscription
 
@@ -11,6 +11,7 @@ __all__ = (
     "BusStatistics",
     "EventBus",
     "EventStream",
+    "LatencyStatistics",
     "Listeners",
     "Overflow",
     "StreamOptions",

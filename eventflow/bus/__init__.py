@@ -1,6 +1,7 @@
 """The in-process bus."""
 
 from eventflow.bus.bus import EventBus
+from eventflow.bus.explanation import ExplainedSubscription, Explanation
 from eventflow.bus.listeners import Listeners
 from eventflow.bus.options import Overflow, StreamOptions, SubscribeOptions
 from eventflow.bus.statistics import BusStatistics, LatencyStatistics, SubscriptionStatistics
@@ -11,6 +12,8 @@ __all__ = (
     "BusStatistics",
     "EventBus",
     "EventStream",
+    "ExplainedSubscription",
+    "Explanation",
     "LatencyStatistics",
     "Listeners",
     "Overflow",

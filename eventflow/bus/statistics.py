@@ -59,7 +59,7 @@ class SubscriptionStatistics:
         timed_out: How many of ``failed`` had a last attempt that timed out.
         retried: Attempts after the first.
         restarts: Workers that ended while the subscription was open, and were replaced.
-        latency: How long attempts take; ``None`` before the first has ended, for streams, and in sums.
+        latency: How long attempts take; ``None`` before the first has ended, for streams, in sums.
     """
 
     name: str

@@ -129,6 +129,11 @@ class Inbox:
         self.cancelled = self.released = self.abandoned = 0
         self.timed_out = self.retried = self.restarts = 0
 
+    @property
+    def bus(self) -> str:
+        """Name of its bus."""
+        return self._reports.bus
+
     # Taking in
 
     @property

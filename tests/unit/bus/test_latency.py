@@ -7,15 +7,17 @@ import contextvars
 import random
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventflow import Event
 from eventflow.bus import EventBus, LatencyStatistics, Overflow
 from eventflow.bus._latency import KEPT, Sample
 from eventflow.failure import CallOnFailure, FailurePolicy, Retry
 from tests.unit.bus.support import Ping, Pong, Recorder, publish_all
+
+if TYPE_CHECKING:
+    from eventflow import Event
 
 pytestmark = [pytest.mark.usefixtures("no_leaks")]
 virtual = pytest.mark.virtual_clock

@@ -98,12 +98,11 @@ class Watchdog:
         Raises:
             ConfigurationError: It is watching already.
         """
-        if self._watch is not None and self._watch.is_alive():
+        if self._watch is not None and self._watch.thread.is_alive():
             raise ConfigurationError(
                 "this watchdog is watching already; make another one for another event loop"
             )
         self._watch = _Watch(asyncio.get_running_loop(), self._threshold)
-        self._watch.start()
         return self
 
     async def __aexit__(
@@ -118,15 +117,16 @@ class Watchdog:
             watch.leave()
 
 
-class _Watch(threading.Thread):
-    """The thread, for one stay.
+class _Watch:
+    """One stay, and its thread.
 
     ``_sent`` is when the callback was sent that has not run yet; what the loop does before it
     answers is the blockage. ``_facts`` are those of the last report on it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float) -> None:
-        super().__init__(name="eventflow:watchdog", daemon=True)
+        # Owned and not inherited from: which names `Thread` uses for itself changes.
+        self.thread = threading.Thread(target=self._run, name="eventflow:watchdog", daemon=True)
         self._loop = loop
         self._threshold = threshold
         self._period = threshold / LOOKS
@@ -137,6 +137,7 @@ class _Watch(threading.Thread):
         self._handle: asyncio.Handle | None = None
         self._facts: dict[str, Any] | None = None
         self._report_at = threshold
+        self.thread.start()
 
     # On the loop
 
@@ -150,11 +151,11 @@ class _Watch(threading.Thread):
         self._leaving.set()
         if self._handle is not None:
             self._handle.cancel()
-        self.join(JOIN_S)
+        self.thread.join(JOIN_S)
 
     # In the thread
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Look, until left or until the loop is closed."""
         looked = time.monotonic()
         while not self._leaving.wait(self._period):

@@ -50,6 +50,9 @@ class Lane(Protocol):
     """What an attempt needs to know of where it runs."""
 
     @property
+    def bus(self) -> str: ...
+
+    @property
     def name(self) -> str: ...
 
     @property

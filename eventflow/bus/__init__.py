@@ -1,9 +1,10 @@
 """The in-process bus."""
 
 from eventflow.bus.bus import EventBus
+from eventflow.bus.explanation import ExplainedSubscription, Explanation
 from eventflow.bus.listeners import Listeners
 from eventflow.bus.options import Overflow, StreamOptions, SubscribeOptions
-from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
+from eventflow.bus.statistics import BusStatistics, LatencyStatistics, SubscriptionStatistics
 from eventflow.bus.stream import EventStream
 from eventflow.bus.subscription import Subscription
 
@@ -11,6 +12,9 @@ __all__ = (
     "BusStatistics",
     "EventBus",
     "EventStream",
+    "ExplainedSubscription",
+    "Explanation",
+    "LatencyStatistics",
     "Listeners",
     "Overflow",
     "StreamOptions",

@@ -163,6 +163,11 @@ class Consumer:
         return self._workers.values()
 
     @property
+    def stopping(self) -> bool:
+        """Whether this subscription is being stopped alone: it gets nothing new."""
+        return self._stopping is not None
+
+    @property
     def cancelling(self) -> asyncio.Task[None] | None:
         """The task that stops this subscription alone, once it has cancelled the workers."""
         return self._stopping if self._cancelling else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eventflow._cause import Envelope, event_of
 from eventflow.bus._lanes import Lanes
+from eventflow.bus._latency import Sample
 from eventflow.bus._reports import Reports, log
 from eventflow.bus.options import Overflow
 from eventflow.bus.statistics import SubscriptionStatistics
@@ -74,6 +75,7 @@ class Inbox:
         fresh: A reader was woken, or yielded, and has not run since.
         turns: Publishers that wait for room, in turn.
         readers: Workers, or the stream.
+        sample: What some of the attempts took.
         closed: Nothing is taken in any more.
     """
 
@@ -100,6 +102,7 @@ class Inbox:
         "released",
         "restarts",
         "retried",
+        "sample",
         "timed_out",
         "timeout",
         "turns",
@@ -118,6 +121,7 @@ class Inbox:
         self.turns: OrderedDict[Turn, None] | None = None
         self.readers: set[Reader] = set()
         self.watchers: list[asyncio.Future[None]] | None = None
+        self.sample = Sample()
         self.closed = False
         self.lanes = Lanes() if options.order_key is not None and options.concurrency > 1 else None
         self._latest: dict[Hashable, _Latest] | None = (
@@ -129,6 +133,11 @@ class Inbox:
         self.offered = self.handled = self.failed = self.dropped = self.rejected = 0
         self.cancelled = self.released = self.abandoned = 0
         self.timed_out = self.retried = self.restarts = 0
+
+    @property
+    def bus(self) -> str:
+        """Name of its bus."""
+        return self._reports.bus
 
     # Taking in
 
@@ -402,6 +411,7 @@ class Inbox:
             timed_out=self.timed_out,
             retried=self.retried,
             restarts=self.restarts,
+            latency=self.sample.read(),
         )
 
 

@@ -27,7 +27,7 @@ log = EventLogger("eventflow.bus")
 class Reports:
     """Collects events by what happened to them; writes when 100 are there, or after 1 s."""
 
-    __slots__ = ("_bus", "_events", "_loop", "_subscription", "_supervisor", "_timer")
+    __slots__ = ("_events", "_loop", "_subscription", "_supervisor", "_timer", "bus")
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Reports:
         loop: asyncio.AbstractEventLoop,
         supervisor: Supervisor,
     ) -> None:
-        self._bus = bus
+        self.bus = bus
         self._subscription = subscription
         self._loop = loop
         self._supervisor = supervisor
@@ -69,7 +69,7 @@ class Reports:
                 log.ids,
                 f"eventflow.{what}",
                 [event.id for event in events],
-                bus=self._bus,
+                bus=self.bus,
                 subscription=self._subscription,
                 topics=sorted({event.topic or "" for event in events}),
             )

@@ -201,7 +201,9 @@ class Scope:
             consumer.finish()
         for stream in self.streams.values():
             stream.finish()
-        self._abandoned += [f"thread {name}" for name in self.threads.close()]
+        if stuck := self.threads.close():
+            self._abandoned += [f"thread {name}" for name in stuck]
+            log.error("eventflow.threads_abandoned", bus=self.name, threads=list(stuck))
         self.state = "closed"
 
     async def _let_go(self, consumers: list[Consumer], until: float) -> None:

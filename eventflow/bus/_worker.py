@@ -58,6 +58,7 @@ class Worker(AttemptGuard):
         "_keyed",
         "_renewals",
         "_renewed_at",
+        "_sampled",
         "_takeover",
         "abandoned",
         "blocked_on",
@@ -85,6 +86,7 @@ class Worker(AttemptGuard):
         self._keyed = takeover is not None
         self._renewals = 0
         self._renewed_at = -OFTEN
+        self._sampled: float | None = None  # when it began, if its time is to be kept
         self.clock = clock_of(handling.loop)
         self.abandoned = False
         self.replaced = False
@@ -117,6 +119,8 @@ class Worker(AttemptGuard):
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
         current_cause.set(attempt)
         self.attempt = attempt
+        if self._sampled is not None:
+            self._sampled = attempt.started
         if self.timer is None:
             self.arm(attempt.started)
 
@@ -127,6 +131,7 @@ class Worker(AttemptGuard):
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
         context, envelope, references = self._context, Envelope, sys.getrefcount
+        wants = inbox.sample.wants
         cell, before = cast("Any", None), context
         item: Any
         failure: BaseException | None
@@ -137,35 +142,42 @@ class Worker(AttemptGuard):
             if self._takeover is not None and not await self._take_over():
                 return
             now = clock()
-            slice_end = now if inbox.buffered else now + SLICE_S
+            # `mark`: when to look up, at the end of the slice or after an event that is sampled.
+            mark = slice_end = now if inbox.buffered else now + SLICE_S
             while True:
-                if now >= slice_end:
-                    if now > slice_end:
-                        self.attempt = None
-                        inbox.fresh = True
-                        await asyncio.sleep(0)
-                        inbox.fresh = False
-                        now = clock()
-                    # The timer runs out only while the worker waits, so here is often enough.
-                    if self.timer is None:
-                        self.arm(now)
-                    if not cell:
-                        cell, before, tree = self._isolate()
-                        of_tree = references(tree) if tree is not None else -1
-                        of_cell = references(cell)
-                    else:
-                        self.attempt = cell
-                    slice_end = now + SLICE_S
+                if now >= mark:
+                    if self._sampled is not None:
+                        self._keep(now)
+                    if now >= slice_end:
+                        if now > slice_end:
+                            self.attempt = None
+                            inbox.fresh = True
+                            await asyncio.sleep(0)
+                            inbox.fresh = False
+                            now = clock()
+                        # The timer runs out only while the worker waits: here is often enough.
+                        if self.timer is None:
+                            self.arm(now)
+                        if not cell:
+                            cell, before, tree = self._isolate()
+                            of_tree = references(tree) if tree is not None else -1
+                            of_cell = references(cell)
+                        else:
+                            self.attempt = cell
+                        slice_end = now + SLICE_S
+                    mark = slice_end
+                    if wants(now):
+                        mark = self._sampled = now
                 if plain and queue:
                     item = pop()
                 elif not plain and self._take(cell):
                     item = cell.item
                 else:
-                    item = self.attempt = None
+                    item = self.attempt = self._sampled = None
                     if cell:
                         cell.item = None  # an idle worker keeps no event alive
                     await self._idle()
-                    now = slice_end = clock()
+                    now = mark = slice_end = clock()
                     continue
                 cell.item, cell.started = item, now
                 if inbox.turns:
@@ -201,12 +213,20 @@ class Worker(AttemptGuard):
                     cell, before, tree = self._isolate()
                     of_tree = references(tree) if tree is not None else -1
                     of_cell = references(cell)
+            if self._sampled is not None:
+                self._keep(now)
             self._hand_over(None)
         finally:
             failure = None
             self.disarm()
             if not self._loop.is_closed():
                 self._release()
+
+    def _keep(self, now: float) -> None:
+        """The attempt that is sampled has ended."""
+        assert self._sampled is not None
+        self._inbox.sample.add(now - self._sampled)
+        self._sampled = None
 
     def _take(self, cell: Any) -> bool:
         """Take an event whose key, if it has one, is free. The user's functions run in here."""
@@ -276,7 +296,10 @@ class Worker(AttemptGuard):
         self.replaced = True
         if takeover is not None:
             self._keyed = False  # the successor has the key now
-        self._handling.replace(self, Worker(self._handling, takeover))
+        successor = Worker(self._handling, takeover)
+        if takeover is not None:
+            successor._sampled = self._sampled
+        self._handling.replace(self, successor)
         self.attempt = None
 
     async def _take_over(self) -> bool:
@@ -313,6 +336,7 @@ class Worker(AttemptGuard):
         item = self.attempt.item
         while True:
             number = self.attempt.number
+            ended_at = self.clock()
             ended = self.settle()
             stopped = ended in ("stopped", "timed_out_and_stopped")
             timed_out = ended in ("timed_out", "timed_out_and_stopped")
@@ -328,6 +352,8 @@ class Worker(AttemptGuard):
             if stopped and isinstance(error, asyncio.CancelledError):
                 self._cut(item)
                 raise error
+            if self._sampled is not None:
+                self._inbox.sample.add(ended_at - self._sampled)
             if error is None and not timed_out:
                 self._inbox.handled += 1
                 self.attempt = None
@@ -349,6 +375,7 @@ class Worker(AttemptGuard):
             self.begin(Attempt(item, self._inbox, number + 1, self.clock()))
             before = self._context.copy()
             error = await self._try(item)
+        self._sampled = None
         if stopped:
             raise asyncio.CancelledError
         if self.job is not None:

@@ -11,6 +11,7 @@ from eventflow._cause import current_attempt
 from eventflow.bus._binding import Binding, check_selector, selector_name
 from eventflow.bus._consumer import Consumer
 from eventflow.bus._dispatch import Dispatch
+from eventflow.bus._explaining import explain
 from eventflow.bus._names import Names
 from eventflow.bus._options import STREAM_OPTIONS, Options, finite
 from eventflow.bus._scope import Scope
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Unpack
 
+    from eventflow.bus.explanation import Explanation
     from eventflow.bus.listeners import Listeners
     from eventflow.bus.options import StreamOptions, SubscribeOptions
     from eventflow.typing import Handler, ResourceHandler
@@ -110,7 +112,11 @@ class EventBus(Dispatch):
 
     def __repr__(self) -> str:
         """Name and state."""
-        return f"<EventBus {self._name!r}, {self.statistics().state}>"
+        return f"<EventBus {self._name!r}, {self._state}>"
+
+    @property
+    def _state(self) -> str:
+        return "new" if self._scope is None else self._scope.state
 
     @property
     def name(self) -> str:
@@ -362,6 +368,34 @@ class EventBus(Dispatch):
         if scope.runs(current_attempt()):
             raise DeadlockError("a handler can't wait until no handler runs")
         await scope.wait_idle(scope)
+
+    def explain(self, event: Event | type[Event] | str) -> Explanation:
+        """Say who would get an event if it were published now, and why; who would not, and why not.
+
+        For people who look for an event that did not arrive, and for tests. It publishes nothing,
+        and is on the bus alone: a publisher that depends on `EventPublisher` can't ask. Before the
+        bus is entered it tells of the subscriptions that start with it.
+
+        Args:
+            event: An event, a class of events, or a topic; for the latter, whether subscriptions to
+                classes get it depends on the event's class, which it says.
+
+        Raises:
+            InvalidTopicError: Neither; a pattern is no topic.
+
+        Example::
+
+            print(bus.explain(OrderPlaced))
+            assert bus.explain("orders.placed").receivers == ("audit",)
+        """
+        entered = self._is_entered()
+        return explain(
+            event,
+            bus=self._name,
+            state=self._state if entered or self._scope is None else "closed",
+            declared=tuple(self._declared.values()),
+            scope=self._scope if entered else None,
+        )
 
     def statistics(self) -> BusStatistics:
         """The counts of the bus, now; those of the last stay after it was left."""

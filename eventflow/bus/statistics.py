@@ -8,7 +8,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("BusStatistics", "SubscriptionStatistics")
+__all__ = ("BusStatistics", "LatencyStatistics", "SubscriptionStatistics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyStatistics:
+    """How long the attempts of one handler take, in seconds, over the last samples.
+
+    An attempt lasts from the call of the handler to its end: its return, its error or its
+    timeout. For a sync handler that is the time in its thread, without the wait for one. The wait
+    before a retry belongs to no attempt, and attempts that a stop cut are left out. Up to about
+    1,600 attempts a second are all sampled, above that runs of successive ones are: all within
+    a few milliseconds, whatever they take.
+
+    Attributes:
+        count: Samples that the figures are of: the last ones, at most 512.
+        mean: Their mean.
+        p50: Half of them took at most this.
+        p99: 99 % of them took at most this; the longest where there are fewer than 100.
+        longest: The longest of them.
+    """
+
+    count: int
+    mean: float
+    p50: float
+    p99: float
+    longest: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +59,7 @@ class SubscriptionStatistics:
         timed_out: How many of ``failed`` had a last attempt that timed out.
         retried: Attempts after the first.
         restarts: Workers that ended while the subscription was open, and were replaced.
+        latency: How long attempts take; ``None`` before the first has ended, for streams, in sums.
     """
 
     name: str
@@ -51,14 +77,16 @@ class SubscriptionStatistics:
     timed_out: int = 0
     retried: int = 0
     restarts: int = 0
+    latency: LatencyStatistics | None = None
 
     @classmethod
     def summed(cls, name: str, rows: Iterable[SubscriptionStatistics]) -> SubscriptionStatistics:
         """The sum of rows, as a row."""
         counted = tuple(rows)
-        return cls(
-            name=name, **{count: sum(getattr(r, count) for r in counted) for count in _COUNTS}
-        )
+        sums: dict[str, Any] = {
+            count: sum(getattr(row, count) for row in counted) for count in _COUNTS
+        }
+        return cls(name=name, **sums)
 
     @property
     def adds_up(self) -> bool:
@@ -76,7 +104,9 @@ class SubscriptionStatistics:
         )
 
 
-_COUNTS = tuple(f for f in SubscriptionStatistics.__dataclass_fields__ if f != "name")
+_COUNTS = tuple(
+    f for f in SubscriptionStatistics.__dataclass_fields__ if f not in ("name", "latency")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,11 @@ VARIANTS = (
         cuts=((WORKER, RUN + r"\n +now = clock\(\)(?=\n +if references)", r"\1"),),
     ),
     Variant(
+        "how long handlers take",
+        "no latencies in `statistics()`",
+        cuts=((WORKER, RUN + r"if wants\(now\):", r"\1if False:"),),
+    ),
+    Variant(
         "a swallowed cancel is seen",
         "a handler that swallows cancellation can't be stopped",
         cuts=((WORKER, RUN + r"is None and cancelling\(\) == [\w.]+:", r"\1is None:"),),

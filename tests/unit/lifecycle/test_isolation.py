@@ -36,6 +36,7 @@ Seen = list[tuple[int, int]]
 class Somewhere:
     """Where an attempt runs."""
 
+    bus = ""
     name = "somewhere"
     timeout = None
 

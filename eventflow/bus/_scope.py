@@ -7,6 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eventflow._log import flush_repeats
 from eventflow.bus._matching import Matcher
 from eventflow.bus._names import Names
 from eventflow.bus._reports import log
@@ -196,6 +197,7 @@ class Scope:
             stream.finish()
         self._abandoned += [f"thread {name}" for name in self.threads.close()]
         self.state = "closed"
+        flush_repeats()
 
     async def _let_go(self, consumers: list[Consumer], until: float) -> None:
         """Close resources, and end whatever else the supervisor owns."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LAYERS = (
     ("errors",),
     ("events",),
-    ("typing", "failure", "_cause", "context", "_log", "logging", "lifecycle"),
+    ("typing", "failure", "_cause", "_escape", "context", "_log", "logging", "lifecycle"),
     ("bus",),
     ("messaging",),
     ("brokers",),

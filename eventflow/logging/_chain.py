@@ -128,6 +128,6 @@ def error_of(exc_info: Any) -> BaseException | None:
     if isinstance(exc_info, BaseException):
         return exc_info
     if isinstance(exc_info, tuple):
-        error: object = exc_info[1] if len(cast("Sequence[Any]", exc_info)) > 1 else None
-        return error if isinstance(error, BaseException) else None
+        parts = cast("Sequence[object]", exc_info)
+        return next((part for part in parts if isinstance(part, BaseException)), None)
     return sys.exc_info()[1] if exc_info else None

@@ -2,22 +2,26 @@
 
 Unless structlog is configured, they go through stdlib logging (loggers ``eventflow.…``):
 warnings and errors reach stderr, nothing reaches stdout. Once `structlog.configure` was
-called, they go where it sends them.
+called, by `eventflow.logging.configure` for example, they go where it sends them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from eventflow._cause import current_attempt, event_of
+from eventflow._escape import error_text, escaped, shown
+from eventflow.context import EventContext
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("IDS_PER_LINE", "EventLogger", "shown")
+__all__ = ("IDS_PER_LINE", "EventLogger", "complain", "flush_repeats", "shown")
 
 IDS_PER_LINE = 100
 
@@ -57,21 +61,48 @@ class EventLogger:
             if structlog.is_configured():
                 if error is not None:
                     facts["exc_info"] = error
-                structlog.get_logger(self._name).log(level, event, **facts)
+                structlog.get_logger(self._name).log(level, event, **_correlated(facts))
             elif self._stdlib.isEnabledFor(level):
-                line = _render(None, "", {"event": event, **facts})
-                exc_info = None if error is None else (type(error), error, error.__traceback__)
-                self._stdlib.log(level, "%s", line, exc_info=exc_info)
-        except Exception:  # noqa: BLE001 - whatever a processor raises
-            # As stdlib logging does with a handler that fails: say so on stderr, go on.
-            if logging.raiseExceptions and sys.stderr is not None:
-                print(f"eventflow could not write its log line {event!r}:", file=sys.stderr)  # noqa: T201
-                traceback.print_exc()
+                line = escaped(_render(None, "", {"event": event, **_correlated(facts)}))
+                self._stdlib.handle(self._record(level, line, error))
+        except Exception as exc:  # noqa: BLE001 - whatever a processor raises
+            complain(f"eventflow could not write its log line {event!r}:", exc)
+
+    def _record(self, level: int, line: str, error: BaseException | None) -> logging.LogRecord:
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        record = self._stdlib.makeRecord(
+            self._name, level, __file__, 0, "%s", (line,), exc_info, "_write"
+        )
+        if error is not None:
+            # Formatters take this for the traceback, if it is there already. Theirs would
+            # write what the error says as it is, with newlines and escape sequences.
+            record.exc_text = error_text(error)
+        return record
 
 
-def shown(error: BaseException) -> str:
-    """An error as text, also where its own ``__repr__`` fails."""
-    try:
-        return repr(error)
-    except Exception:  # noqa: BLE001 - the error's own
-        return f"<{type(error).__name__}, whose repr() fails>"
+def _correlated(facts: dict[str, Any]) -> dict[str, Any]:
+    """Add the correlation id to a line about the event that is being handled where it is written.
+
+    Nothing else of the context: what a handler publishes may be dropped elsewhere, and that
+    line is about another event and another subscription.
+    """
+    attempt, event_id = current_attempt(), facts.get("event_id")
+    if attempt is not None and event_id is not None and event_of(attempt.item).id == event_id:
+        facts.setdefault("correlation_id", EventContext.of(attempt).correlation_id)
+    return facts
+
+
+def flush_repeats() -> None:
+    """Have the lines written that `eventflow.logging.configure` held back as repeats."""
+    for handler in tuple(logging.getLogger().handlers):
+        flush = getattr(handler, "flush_repeats", None)
+        if flush is not None:
+            flush()
+
+
+def complain(what: str, error: BaseException) -> None:
+    """As stdlib logging does with a handler that fails: say so on stderr, go on."""
+    if logging.raiseExceptions and sys.stderr is not None:
+        # When stderr is closed or its reader gone, there is nowhere to say it.
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{escaped(what)}\n{error_text(error)}\n")

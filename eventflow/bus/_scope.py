@@ -7,6 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eventflow._log import flush_repeats
 from eventflow.bus._inbox import Inbox
 from eventflow.bus._matching import Matcher
 from eventflow.bus._names import Names
@@ -205,6 +206,7 @@ class Scope:
             self._abandoned += [f"thread {name}" for name in stuck]
             log.error("eventflow.threads_abandoned", bus=self.name, threads=list(stuck))
         self.state = "closed"
+        flush_repeats()
 
     async def _let_go(self, consumers: list[Consumer], until: float) -> None:
         """Close resources, and end whatever else the supervisor owns."""

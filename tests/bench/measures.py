@@ -27,6 +27,7 @@ MEASURES = {
     "import": ("tests.bench.imports", "imports"),
     "peers": ("tests.bench.throughput", "peers"),
     "watermill": ("tests.bench.throughput", "watermill_pair"),
+    "logging": ("tests.bench.logs", "logs"),
     "defaults": ("tests.bench.defaults", "defaults"),
 }
 

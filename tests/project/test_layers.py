@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 LAYERS = (
     ("errors",),
     ("events",),
-    ("typing", "failure", "_cause", "context", "_log", "logging", "lifecycle", "diagnostics"),
+    (
+        "typing",
+        "failure",
+        "_cause",
+        "_escape",
+        "context",
+        "_log",
+        "logging",
+        "lifecycle",
+        "diagnostics",
+    ),
     ("bus",),
     ("messaging",),
     ("brokers",),

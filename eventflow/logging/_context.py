@@ -10,26 +10,34 @@ from eventflow.context import EventContext
 if TYPE_CHECKING:
     import structlog
 
-__all__ = ("add_event_context",)
+__all__ = ("add_event_context", "is_own")
 
 
 def add_event_context(
     logger: Any, method_name: str, event_dict: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """A structlog processor: event id, topic, correlation id on each line a handler writes.
+    """A structlog processor: event id, topic, correlation id, subscription on a handler's lines.
 
     Put it anywhere before the renderer. Keys that a line already has are left alone, and
     lines written outside handlers pass unchanged. Works in what a handler awaits, in the
-    tasks it starts and in the threads of sync handlers.
+    tasks it starts and in the threads of sync handlers. eventflow's own lines pass unchanged
+    too: they say themselves which event and which subscription they are about.
 
     Example::
 
         structlog.configure(processors=[add_event_context, structlog.processors.JSONRenderer()])
     """
     attempt = current_attempt()
-    if attempt is not None:
+    if attempt is not None and not is_own(event_dict):
         context = EventContext.of(attempt)
         event_dict.setdefault("event_id", context.event_id)
         event_dict.setdefault("topic", context.topic)
         event_dict.setdefault("correlation_id", context.correlation_id)
+        event_dict.setdefault("subscription", context.subscription)
     return event_dict
+
+
+def is_own(event_dict: structlog.typing.EventDict) -> bool:
+    """Whether eventflow wrote the line."""
+    event = event_dict.get("event")
+    return isinstance(event, str) and event.startswith("eventflow.")

@@ -1,0 +1,552 @@
+"""`eventflow.logging.configure`: one form, escaped, never raising, repeats counted."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import subprocess
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventflow._escape import error_text, escaped
+from eventflow._log import EventLogger, flush_repeats
+from eventflow.bus import EventBus
+from eventflow.errors import InvalidOptionError
+from eventflow.logging import configure
+from eventflow.logging._configure import remove
+from eventflow.logging._handler import LogHandler
+from eventflow.logging._renderers import Line, console, json_line, plain
+from eventflow.logging._repeats import FIRST, MAX_WINDOWS, WINDOW_S, Repeats
+from tests.unit.bus.support import Ping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """Logging as it was before."""
+    level = logging.getLogger().level
+    yield
+    remove()
+    logging.getLogger().setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+async def test_every_line_of_a_handler_has_its_event() -> None:
+    """From structlog and stdlib; on the loop, in a child task and in a thread."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+
+    def both(name: str) -> None:
+        structlog.get_logger("mine").info(name, n=1)
+        logging.getLogger("mine").info("%s %s", "std", name, extra={"n": 1})
+
+    async def child() -> None:
+        both("child")
+
+    async def on_loop(event: Ping) -> None:
+        both("loop")
+        await asyncio.create_task(child())
+
+    def in_thread(event: Ping) -> None:
+        both("thread")
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, on_loop)
+        bus.subscribe(Ping, in_thread)
+        event = Ping()
+        await bus.publish(event)
+    both("outside")
+    by_event = {line["event"]: line for line in lines(stream)}
+    for name, subscription in (("loop", "on_loop"), ("child", "on_loop"), ("thread", "in_thread")):
+        for line in (by_event[name], by_event[f"std {name}"]):
+            assert subscription in line["subscription"]
+            assert (line["event_id"], line["correlation_id"]) == (event.id, event.id)
+            assert (line["topic"], line["n"], line["level"]) == ("test.ping", 1, "info")
+            assert line["timestamp"].endswith("Z")
+            assert line["logger"] == "mine"
+    assert "event_id" not in by_event["outside"]
+    assert "event_id" not in by_event["std outside"]
+
+
+async def test_our_own_lines_tell_of_their_own_event() -> None:
+    """One about the event that is handled has its correlation id; one about another has not."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+
+    async def handle(event: Ping) -> None:
+        ours.warning("eventflow.thing_happened", event_id=event.id)
+        ours.warning("eventflow.other_happened", event_ids=["other"], subscription="b")
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, handle)
+        event = Ping()
+        await bus.publish(event)
+    about, other = lines(stream)
+    assert about["correlation_id"] == event.id
+    assert other["subscription"] == "b"
+    assert not {"event_id", "correlation_id", "topic"} & set(other)
+
+
+async def test_own_lines_have_the_correlation_id_without_configure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Through stdlib, too."""
+
+    async def fails(event: Ping) -> None:
+        raise ValueError
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, fails)
+        event = Ping()
+        await bus.publish(event)
+    assert f"correlation_id='{event.id}'" in caplog.text
+
+
+@pytest.mark.fault("SEC-11")
+async def test_unconfigured_an_error_forges_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The traceback that stdlib's formatter writes has the message as one line."""
+    handler = logging.StreamHandler()
+    logging.getLogger("eventflow.test").addHandler(handler)
+    try:
+        EventLogger("eventflow.test").error(
+            "eventflow.x_failed", error=ValueError("no\nERROR forged\x1b[31m\u202e")
+        )
+    finally:
+        logging.getLogger("eventflow.test").removeHandler(handler)
+    err = capsys.readouterr().err
+    assert "ValueError: no\\nERROR forged\\x1b[31m\\u202e" in err
+    assert not unprintable(err)
+
+
+def unprintable(text: str) -> list[str]:
+    return [
+        c for c in text if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    ]
+
+
+hostile = st.text(
+    st.one_of(
+        st.characters(),
+        st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"]),
+        st.sampled_from("\n\r\x1b\x7f\x85\x9b\u200b\u202e\u2028\u2066\ufeff\ud800"),
+    )
+)
+
+
+@pytest.mark.fault("SEC-11")
+@pytest.mark.parametrize("form", ["json", "console"])
+@given(event=hostile, key=hostile, value=hostile, message=hostile)
+def test_a_record_is_a_line_whatever_it_says(
+    form: Any, event: str, key: str, value: str, message: str
+) -> None:
+    """No control or bidi character comes out; JSON reads back as it was."""
+    head = {"timestamp": "t", "level": "info", "event": event, "logger": event}
+    facts: dict[Any, Any] = {key: value, 1: [value, {key: value}]}
+    line = Line(head, facts, None)
+    text = json_line(line) if form == "json" else console(line, colours=False)
+    assert not unprintable(text)
+    assert "\n" not in text
+    error = ValueError(message)
+    line = Line(head, facts, error)
+    if form == "json":
+        whole = json_line(line)
+        assert "\n" not in whole
+        assert json.loads(whole)["event"] == event
+    else:
+        whole = console(line, colours=False)
+        assert whole == f"{text}\n{error_text(error)}"
+        assert whole.count("\n") == 1
+    assert not unprintable(whole)
+
+
+@pytest.mark.fault("SEC-11")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_hostile_text_through_either_logger(form: Any) -> None:
+    """In event text, key, value, logger name and error: one line a record."""
+    stream = io.StringIO()
+    configure(format=form, stream=stream)
+    bad = "a\nb\x1b[2J\u202e\x7f\x9b"
+    structlog.get_logger(bad).info(bad, **{bad: bad})
+    logging.getLogger(bad).info(bad, extra={bad: bad})
+    text = stream.getvalue()
+    assert text.count("\n") == 2
+    assert not unprintable(text)
+
+
+def test_errors_with_causes_and_groups_are_shown() -> None:
+    """Each error's message on one line of its own."""
+    try:
+        try:
+            raise KeyError("first\n")
+        except KeyError as exc:
+            raise ExceptionGroup("many", [ValueError("in\nside")]) from exc
+    except ExceptionGroup as group:
+        text = error_text(group)
+    assert "KeyError: 'first\\n'" in text
+    assert "direct cause" in text
+    assert "  ValueError: in\\nside" in text
+
+    class BadError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert "BadError" in error_text(BadError())
+    assert escaped("plain") == "plain"
+
+
+def test_values_that_json_can_not_hold() -> None:
+    """Are text; nothing raises."""
+
+    class Hostile:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    circle: list[Any] = []
+    circle.append(circle)
+    assert plain(float("nan")) == "nan"
+    assert plain(float("-inf")) == "-inf"
+    assert plain(b"x") == "b'x'"
+    assert plain({1: (2, None, True)}) == {"1": [2, None, True]}
+    assert plain(10**5000).startswith("0x")
+    assert plain(Hostile()) == "<Hostile, whose repr() fails>"
+    assert plain(circle) == ["[[...]]"]
+    json.dumps(plain({"a": {"b": circle}}), allow_nan=False)
+
+
+def test_record_facts_keep_their_place() -> None:
+    """A key named as one of the record's stays beside it; arguments that do not fit do, too."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    structlog.get_logger("l").warning("%d", "x", level="gold", exception="mine")
+    (line,) = lines(stream)
+    assert (line["level"], line["level_"], line["event"]) == ("warning", "gold", "%d")
+    assert (line["positional_args"], line["exception"]) == (["x"], "mine")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        structlog.get_logger().exception("failed %s", "here")
+    assert lines(stream)[1]["event"] == "failed here"
+    assert lines(stream)[1]["exception"].endswith("ValueError: no")
+
+
+def test_again_replaces_and_others_stay() -> None:
+    """No line twice; a handler of the user's is where it was."""
+    own = logging.NullHandler()
+    root = logging.getLogger()
+    root.addHandler(own)
+    first, second = io.StringIO(), io.StringIO()
+    try:
+        configure(stream=first)
+        configure(stream=second, level="warning")
+        assert own in root.handlers
+    finally:
+        root.removeHandler(own)
+    logging.getLogger("x").warning("one")
+    structlog.get_logger("x").info("left out")
+    assert first.getvalue() == ""
+    assert [line["event"] for line in lines(second)] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("level", "LOUD"),
+        ("level", -1),
+        ("level", True),
+        ("level", None),
+        ("format", "xml"),
+        ("stream", 1),
+        ("processors", [1]),
+    ],
+)
+def test_nonsense_is_refused(option: str, value: Any) -> None:
+    """With the option's name; nothing is changed."""
+    with pytest.raises(InvalidOptionError) as caught:
+        configure(**{option: value})
+    assert caught.value.option == option
+    assert not structlog.is_configured()
+
+
+def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the console form by default only there; NO_COLOR is heeded."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for stream, start in ((Terminal(), "\x1b"), (io.StringIO(), "{")):
+        configure(stream=stream)
+        logging.getLogger("x").warning("one")
+        assert stream.getvalue().startswith(start)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain_terminal = Terminal()
+    configure(stream=plain_terminal)
+    logging.getLogger("x").warning("one")
+    assert not unprintable(plain_terminal.getvalue())
+
+
+def test_a_failing_processor_costs_no_line() -> None:
+    """The line is written as it was before the processors; DropEvent drops it."""
+
+    def broken(logger: Any, name: str, line: Any) -> Any:
+        line["secret"] = 1
+        if line["event"] == "drop":
+            raise structlog.DropEvent
+        raise RuntimeError("broken\n")
+
+    stream = io.StringIO()
+    configure(format="json", stream=stream, processors=[broken])
+    structlog.get_logger().info("one")
+    structlog.get_logger().info("drop")
+    (line,) = lines(stream)
+    assert "RuntimeError" in line["processor_failed"]
+    assert "secret" not in line
+    configure(format="json", stream=stream, processors=[lambda *_: "text"])
+    structlog.get_logger().info("two")
+    assert "returned str" in lines(stream)[1]["processor_failed"]
+
+
+def test_a_closed_stream_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard error says so, on lines that forge none."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    stream.close()
+    structlog.get_logger().info("lost\n\x1b")
+    err = capsys.readouterr().err
+    assert "could not write a log line" in err
+    assert "closed file" in err
+    assert not unprintable(err)
+
+
+def test_a_stream_of_another_encoding() -> None:
+    """What it can't hold is escaped."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    configure(format="console", stream=stream)
+    logging.getLogger("x").warning("äöü")
+    assert b"\\xe4" in raw.getvalue()
+
+
+# Repeats
+
+
+def test_repeats_are_counted_with_every_id() -> None:
+    """100,000 failures: a few lines in full, all ids in summaries of at most 100."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+    ids = [f"id-{n}" for n in range(100_000)]
+    error = ValueError("no")
+    for event_id in ids:
+        ours.error("eventflow.handler_failed", error=error, subscription="s", event_id=event_id)
+    flush_repeats()
+    written = lines(stream)
+    full = [line["event_id"] for line in written if line["event"] == "eventflow.handler_failed"]
+    summaries = [line for line in written if line["event"] == "eventflow.lines_repeated"]
+    held = [i for line in summaries for i in line["event_ids"]]
+    assert sorted(full + held) == sorted(ids)
+    assert sum(line["count"] for line in summaries) + len(full) == len(ids)
+    assert all(len(line["event_ids"]) <= 100 for line in summaries)
+    assert summaries[0]["error"] == "ValueError"
+    assert summaries[0]["level"] == "error"
+    assert len(written) < 1_200
+
+
+def test_a_users_lines_are_not_limited() -> None:
+    """Nor lines of ours that hold many ids already."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    for _ in range(50):
+        structlog.get_logger("mine").warning("same")
+        EventLogger("eventflow.test").ids("eventflow.events_dropped", ["a"])
+    assert len(lines(stream)) == 100
+
+
+def test_a_window_ends_with_the_next_line_after_it() -> None:
+    """By any line, through the handler; then the first few come in full again."""
+    now = [0.0]
+    stream = io.StringIO()
+    handler = LogHandler(stream, as_json=True, clock=lambda: now[0])
+    configure()
+    root = logging.getLogger()
+    remove()
+    root.addHandler(handler)
+    ours = EventLogger("eventflow.test")
+    for _ in range(FIRST + 2):
+        ours.warning("eventflow.thing_happened")
+    now[0] = WINDOW_S
+    logging.getLogger("x").warning("next")
+    ours.warning("eventflow.thing_happened")
+    events = [line["event"] for line in lines(stream)]
+    assert events == [
+        *["eventflow.thing_happened"] * FIRST,
+        "eventflow.lines_repeated",
+        "next",
+        "eventflow.thing_happened",
+    ]
+    assert lines(stream)[FIRST]["count"] == 2
+
+
+def test_kinds_of_lines_are_bounded() -> None:
+    """The oldest kind gives way, and what it held back is written."""
+    repeats = Repeats()
+    for _ in range(FIRST + 1):
+        repeats.admit(("e", "", "0", ""), 30, "id", 0.0)
+    written: list[object] = []
+    for n in range(1, MAX_WINDOWS + 1):
+        _, due = repeats.admit(("e", "", str(n), ""), 30, None, 0.0)
+        written += [window.summary()["event_ids"] for window in due]
+    assert written == [["id"]]
+
+
+async def test_a_stop_of_the_bus_writes_what_was_held_back() -> None:
+    """Before the scope is left."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+
+    async def fails(event: Ping) -> None:
+        raise ValueError("no")
+
+    ids: set[str] = set()
+    async with EventBus() as bus:
+        bus.subscribe(Ping, fails)
+        for _ in range(20):
+            event = Ping()
+            ids.add(event.id)
+            await bus.publish(event)
+    assert all(i in stream.getvalue() for i in ids)
+    assert "eventflow.lines_repeated" in stream.getvalue()
+
+
+# Real processes
+
+PROGRAM = """
+import asyncio, logging, os, sys, structlog
+import eventflow.logging
+from eventflow import Event, EventBus
+
+class Ping(Event, topic="test.ping"):
+    n: int = 0
+
+def broken(logger, name, line):
+    raise RuntimeError("broken")
+
+mode = sys.argv[2]
+eventflow.logging.configure(
+    format="json",
+    stream=sys.stdout if "stdout" in mode else None,
+    processors=[broken] if "broken" in mode else [],
+)
+if "gone" in mode:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1 if "stdout" in mode else 2)
+
+async def logs(event):
+    structlog.get_logger().info("one")
+    logging.getLogger("std").info("two %s", event.n)
+
+async def fails(event):
+    raise ValueError("no")
+
+async def main():
+    async with EventBus() as bus:
+        bus.subscribe(Ping, logs)
+        bus.subscribe(Ping, fails)
+        for n in range(20):
+            await bus.publish(Ping(n=n))
+    total = bus.ledger.total
+    with open(sys.argv[1], "w") as out:
+        out.write(f"{total.handled} {total.failed}")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "redirect"),
+    [
+        ("stdout", ">&-"),
+        ("stdout gone", ""),
+        ("stderr", "2>&-"),
+        ("stderr gone", ""),
+        ("stderr broken", ""),
+        ("stdout broken", ">&- 2>&-"),
+    ],
+)
+def test_no_log_stops_a_handler(mode: str, redirect: str, tmp_path: Path) -> None:
+    """Streams closed, readers gone, processors that raise: every event is handled."""
+    script = tmp_path / "script.py"
+    script.write_text(PROGRAM)
+    out = tmp_path / "out"
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" "$@" {redirect}', sys.executable, script, out, mode],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert out.read_text() == "20 20"
+    if "stderr" in mode:
+        assert result.stdout == ""
+    if mode == "stderr broken":
+        assert result.stderr.count("processor_failed") == len(result.stderr.splitlines()) > 45
+
+
+SERVER = """
+import socket, threading, urllib.request
+import uvicorn
+import eventflow.logging
+
+eventflow.logging.configure(format="json")
+ready = threading.Event()
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        ready.set()
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+listening = socket.create_server(("127.0.0.1", 0))
+server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+thread.start()
+assert ready.wait(20)
+urllib.request.urlopen(f"http://127.0.0.1:{listening.getsockname()[1]}/x", timeout=20).read()
+server.should_exit = True
+thread.join(20)
+"""
+
+
+def test_uvicorn_writes_in_the_same_form() -> None:
+    """With ``log_config=None``, each of its lines is JSON, access log included."""
+    result = subprocess.run(
+        [sys.executable, "-c", SERVER], capture_output=True, text=True, check=True, timeout=50
+    )
+    assert result.stdout == ""
+    written = [json.loads(line) for line in result.stderr.splitlines()]
+    access = [line for line in written if line["logger"] == "uvicorn.access"]
+    assert [line["event"].endswith('"GET /x HTTP/1.1" 200') for line in access] == [True]
+    assert not any("color_message" in line for line in written)

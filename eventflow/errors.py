@@ -259,7 +259,7 @@ class ResourceError(BusError, RuntimeError):
 
 
 class ServiceError(EventFlowError, RuntimeError):
-    """A service was entered twice, or used before it was entered, after it was left, or elsewhere."""
+    """A service was entered twice, or used outside its ``async with`` or its event loop."""
 
 
 class MemberEndedError(ServiceError):

@@ -90,18 +90,8 @@ class Service:
                 f"name must be a printable text of one character or more, not {given!r}",
                 option="name",
             )
-        for option, value, least in (
-            ("drain_timeout", drain_timeout, 0.0),
-            ("cancel_grace", cancel_grace, 0.001),
-        ):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not least <= value < float("inf")
-            ):
-                raise InvalidOptionError(
-                    f"{option} must be {least} or more, and finite, not {value!r}", option=option
-                )
+        _check_seconds("drain_timeout", drain_timeout, least=0.0)
+        _check_seconds("cancel_grace", cancel_grace, least=0.001)
         self._members = members
         self._name = name
         self._drain_timeout = drain_timeout
@@ -237,6 +227,17 @@ class Service:
                 "from a thread use loop.call_soon_threadsafe(service.request_stop)"
             )
         return stay
+
+
+def _check_seconds(option: str, value: object, *, least: float) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not least <= value < float("inf")
+    ):
+        raise InvalidOptionError(
+            f"{option} must be {least} or more, and finite, not {value!r}", option=option
+        )
 
 
 def _check_member(member: object, position: int) -> None:
@@ -389,9 +390,7 @@ class _Stay:
         self._failed.append(held.name)
         # One that could not be entered is told of by the error that comes out of entering.
         if held.is_inside or held.asked:
-            log.error(
-                "eventflow.member_failed", service=self._name, member=held.name, error=error
-            )
+            log.error("eventflow.member_failed", service=self._name, member=held.name, error=error)
         self.begin_stop()
 
     def raise_errors(self) -> None:

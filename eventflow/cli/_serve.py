@@ -87,6 +87,7 @@ class Process:
         assert task is not None
 
         def on_loop(count: int) -> None:
+            self._bound_the_stop(count)  # the start may have ended since
             if self._service is not None and self._is_entered and count == 1:
                 with contextlib.suppress(ServiceError):  # it has stopped by itself
                     self._service.request_stop()
@@ -203,6 +204,8 @@ def _threads_left() -> str:
     threads = [
         thread.name
         for thread in threading.enumerate()
-        if not thread.daemon and thread is not threading.main_thread()
+        if not thread.daemon
+        and thread is not threading.main_thread()
+        and "_do_shutdown" not in thread.name  # asyncio's own, which waits for the others
     ]
     return f"threads still run after the stop ({', '.join(threads) or 'none seen'}): leaving"

@@ -43,6 +43,7 @@ class StopSignals:
         self._guard = guard
         self._tell: Callable[[int], None] | None = None
         self._is_loading = True
+        self._pid = os.getpid()
 
     def install(self) -> None:
         """Handle both signals from now on, and those that came before, if they were held back."""
@@ -67,6 +68,11 @@ class StopSignals:
         return 128 + self.number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A process that the service's code has forked: it ends as if this were not there.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self.count += 1
         self.number = self.number or number
         if self.count >= 3:

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eventflow.errors import InvalidMemberError
 from eventflow.lifecycle.service import Service
@@ -48,7 +48,7 @@ def find(text: str) -> object:
     try:
         return attrgetter(path)(module)
     except AttributeError as exc:
-        raise TargetError(f"module {module_name!r} has no {path!r}: {exc}") from None
+        raise TargetError(f"{text}: {exc}") from None
 
 
 async def made(target: object, text: str) -> Service:
@@ -59,15 +59,15 @@ async def made(target: object, text: str) -> Service:
         Exception: Whatever calling it raised.
     """
     name = text.partition(":")[2]
-    thing: Any = target
-    if callable(thing) and (isinstance(thing, type) or not hasattr(type(thing), "__aenter__")):
+    thing = cast("Any", target)
+    if callable(target) and (isinstance(target, type) or not hasattr(type(target), "__aenter__")):
         try:
-            inspect.signature(thing).bind()
+            inspect.signature(target).bind()
         except TypeError as exc:
             raise TargetError(f"{text} can't be called without arguments: {exc}") from None
         except ValueError:
             pass  # a builtin without a signature: the call will tell
-        thing = thing()
+        thing = cast("Any", target)()
         if inspect.isawaitable(thing):
             thing = await thing
     if isinstance(thing, Service):

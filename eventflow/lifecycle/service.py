@@ -14,7 +14,7 @@ from eventflow.errors import (
     ServiceError,
 )
 from eventflow.lifecycle.ledger import ServiceLedger, ledger_of
-from eventflow.lifecycle.supervisor import Supervisor
+from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -28,8 +28,10 @@ log = EventLogger("eventflow.service")
 
 START_GRACE_S = 3.0
 """Most that a start which is given up takes to cancel what it had begun."""
-GIVE_UP_S = 0.8
-"""From the second cancellation until what still runs is given up."""
+LAST_GRACE_S = 0.6
+"""From the cancellation of everything that still runs to a last one."""
+GIVE_UP_S = LAST_GRACE_S + LAST_WAIT_S
+"""From there until what refuses is given up."""
 
 
 class Service:
@@ -44,9 +46,10 @@ class Service:
     Leaving normally drains: members are left in reverse, each when the one before has ended,
     under one deadline for all. After ``drain_timeout`` the member being left is cancelled, and
     so are the others when their turn comes; ``cancel_grace`` later everything that still runs is
-    cancelled (again), and given up, by name, within a second. So leaving takes at most
-    ``drain_timeout + cancel_grace + 1`` seconds, short of a blocked event loop. Leaving by an
-    error or a cancellation skips the drain, and a cancellation while it drains ends it.
+    cancelled, whatever its turn, and what refuses is given up, by name, within a second. So
+    leaving ends within ``drain_timeout + cancel_grace + 1`` seconds, short of a blocked event
+    loop. Leaving by an error or a cancellation skips the drain, and a cancellation while it
+    drains ends it.
 
     A member that fails, or ends by itself, stops the service in the same good order: it is
     logged at once (``eventflow.member_failed``), the others are drained, and leaving raises
@@ -136,7 +139,7 @@ class Service:
         try:
             await stay.enter(self._members)
         except BaseException:
-            await stay.supervisor.stop(abort=True)
+            await self._leave(stay, abort=True)
             raise
         return self
 
@@ -163,9 +166,15 @@ class Service:
                 f"service {self._name!r} can't be left by one of its members; "
                 "call its request_stop() there"
             )
-        await stay.supervisor.stop(abort=exc_type is not None)
+        await self._leave(stay, abort=exc_type is not None)
         if exc_type is None:
             stay.raise_errors()
+
+    async def _leave(self, stay: _Stay, *, abort: bool) -> None:
+        try:
+            await stay.supervisor.stop(abort=abort)
+        finally:
+            stay.is_left = True
 
     def request_stop(self) -> None:
         """Begin the stop, without waiting: from a handler, a member or a signal's callback.
@@ -209,7 +218,7 @@ class Service:
         stay = self._stay
         return (
             stay is not None
-            and stay.state != "closed"
+            and not stay.is_left
             and stay.pid == os.getpid()
             and not stay.loop.is_closed()
         )
@@ -329,6 +338,8 @@ class _Stay:
         self.pid = os.getpid()
         self.loop = asyncio.get_running_loop()
         self.state = "starting"
+        # Not the same as closed: a service that has stopped by itself is still to be left.
+        self.is_left = False
         self.stopping: asyncio.Future[None] = self.loop.create_future()
         self.supervisor = Supervisor(self._name, on_stop=self._stop)
         self._context = self.supervisor.copy_context()
@@ -338,7 +349,6 @@ class _Stay:
         self._given_up: list[str] = []
         self._stop_began: float | None = None
         self._cut_at: float | None = None
-        self._give_up_at: float | None = None
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
@@ -426,7 +436,8 @@ class _Stay:
         await self._give_up()
         self.state = "closed"
         took_s = round(self.loop.time() - self._stop_began, 3)
-        log.info("eventflow.service_stopped", took_s=took_s, **self.ledger().summary())
+        facts = self.ledger().summary()
+        log.info("eventflow.service_stopped", service=facts.pop("name"), took_s=took_s, **facts)
 
     async def _leave(self, held: _Held, drain_until: float) -> None:
         """Leave one member; returns when it has ended, or when the grace is over."""
@@ -453,14 +464,11 @@ class _Stay:
     async def _give_up(self) -> None:
         """Cancel whatever still runs, a last time; then go without it."""
         running = [held for held in self._held if held.is_running]
-        if not running:
-            return
-        if self._give_up_at is None:
-            self._give_up_at = self.loop.time() + GIVE_UP_S
-            for held in running:
-                held.cancel()
-        left = max(self._give_up_at - self.loop.time(), 0)
-        await asyncio.wait({held.task for held in running if held.task is not None}, timeout=left)
+        for held in running:
+            held.asked = held.cancelled = True
+        await cancel_and_wait(
+            {held.task for held in running if held.task is not None}, grace=LAST_GRACE_S
+        )
         for held in running:
             if held.is_running:
                 self._given_up.append(held.name)

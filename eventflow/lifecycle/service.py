@@ -127,7 +127,7 @@ class Service:
         seconds, and its error comes out. A cancellation does the same.
 
         Raises:
-            ServiceError: The service is entered already, or was asked to stop meanwhile.
+            ServiceError: The service is entered already.
             MemberEndedError: A member that was entered ended while a later one was not.
             ExceptionGroup: Several members failed.
         """
@@ -180,12 +180,13 @@ class Service:
         """Begin the stop, without waiting: from a handler, a member or a signal's callback.
 
         Members are drained as if the service was left; whoever holds it still has to leave it.
-        Returns at once, and does nothing where it stops already.
+        Returns at once, and does nothing where it stops already. While the service starts, the
+        members that are left are entered first.
 
         Raises:
             ServiceError: Not entered, or called outside its event loop.
         """
-        self._entered().begin_stop()
+        self._entered().request_stop()
 
     async def wait_stopping(self) -> None:
         """Wait until the stop begins: it was requested, a member failed, or it is being left.
@@ -340,6 +341,7 @@ class _Stay:
         self.state = "starting"
         # Not the same as closed: a service that has stopped by itself is still to be left.
         self.is_left = False
+        self._is_asked_to_stop = False
         self.stopping: asyncio.Future[None] = self.loop.create_future()
         self.supervisor = Supervisor(self._name, on_stop=self._stop)
         self._context = self.supervisor.copy_context()
@@ -364,9 +366,13 @@ class _Stay:
             held.task = self.supervisor.spawn(self._hold(held), held.name, self._context)
             await asyncio.wait({held.entered, self.stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self.stopping.done():
+                # One has failed, this one or an earlier one, or is about to: known at the end.
+                await self.supervisor.stop(abort=True)
                 self.raise_errors()
-                raise ServiceError(f"service {self._name!r} was asked to stop while it started")
+                raise ServiceError(f"service {self._name!r} was stopped while it started")
         self.state = "open"
+        if self._is_asked_to_stop:
+            self.begin_stop()
 
     async def _hold(self, held: _Held) -> None:
         """Enter a member, stay until it is to be left, and leave it: all in this task."""
@@ -412,6 +418,12 @@ class _Stay:
             raise BaseExceptionGroup(f"members of service {self._name!r} failed", errors)
 
     # Leaving
+
+    def request_stop(self) -> None:
+        if self.state == "starting":
+            self._is_asked_to_stop = True
+        else:
+            self.begin_stop()
 
     def begin_stop(self) -> None:
         """Let the stop begin; it goes on by itself."""

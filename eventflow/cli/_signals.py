@@ -6,6 +6,7 @@ Python code blocks it. None of them raises anything once the service begins to s
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -49,6 +50,9 @@ class StopSignals:
         """Handle both signals from now on, and those that came before, if they were held back."""
         for number in NUMBERS:
             signal.signal(number, self._handle)
+        # The interpreter's own end puts the system's handlers back, which would turn an exit that
+        # is as good as done into a death by signal. Registered first, it is called last.
+        atexit.register(_ignore_signals)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
     @contextlib.contextmanager
@@ -86,6 +90,11 @@ class StopSignals:
                 self._guard.set_deadline(START_BOUND_S, self.exit_code, _still_loading)
             # Ends an import wherever it is; nothing has been entered yet.
             raise SystemExit(self.exit_code)
+
+
+def _ignore_signals() -> None:
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _still_loading() -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 30.0
@@ -117,7 +117,7 @@ class Run:
         cwd: Path = ROOT,
         name: str = "run",
         before: str = "",
-        **scenario: Any,
+        scenario: Mapping[str, Any] | None = None,
     ) -> None:
         self._stderr = directory / f"{name}.stderr"
         target = target if ":" in target else f"{TARGET}:{target}"
@@ -125,7 +125,7 @@ class Run:
         self._command = ["sh", "-c", f'{before}; exec "$@"', "sh", *run] if before else run
         self._environment = os.environ | {
             "PYTHONPATH": str(ROOT),
-            "SCENARIO": json.dumps(scenario),
+            "SCENARIO": json.dumps(dict(scenario or {})),
             "RECORDER": "" if recorder is None else recorder.address,
         }
         self._cwd = cwd
@@ -163,9 +163,13 @@ class Run:
     def wait(self, within: float = DEADLINE_S) -> int:
         return self.process.wait(within)
 
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Poll a condition that this process brings about; its early end fails."""
+        until(lambda: condition() or self.process.poll() is not None, what)
+        assert condition(), f"ended before it was {what}: {self.stderr[-3000:]}"
+
     def until_said(self, text: str) -> None:
-        until(lambda: text in self.stderr or self.process.poll() is not None, text)
-        assert text in self.stderr, self.stderr[-3000:]
+        self.until(lambda: text in self.stderr, text)
 
     def ledger(self) -> Counter[str]:
         """The counts in the line that a service writes at its end, in whichever format."""

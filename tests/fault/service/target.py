@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from eventflow import Event, EventBus, Service
+from eventflow import Event, EventBus, Overflow, Service
 from eventflow.errors import EventFlowError
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ async def hangs(how: str) -> AsyncGenerator[None]:
 def shop() -> Service:
     """A bus with the scenario's handler, and who publishes to it."""
     bus = bus_of()
-    options: dict[str, Any] = SCENARIO.get("options", {})
+    options: dict[str, Any] = {**SCENARIO.get("options", {})}
+    if "overflow" in options:
+        options["overflow"] = Overflow(options["overflow"])
     bus.subscribe(Happened, HANDLERS[SCENARIO.get("handler", "works")], name="h", **options)
     first = noted(f"{os.getpid()} {os.environ.get('EVENTFLOW_WORKER', '-')}")
     return service_of(first, publisher(bus), bus, starts_publishing(bus))

@@ -93,7 +93,9 @@ def test_the_old_process_is_drained(tmp_path: Path, recorder: Recorder) -> None:
     touched = tmp_path / "touched.py"
     touched.write_text("")
     scenario = {"handler_s": 1, "events": 5, "options": {"concurrency": 5}}
-    with Run(tmp_path, "shop", "--reload", recorder=recorder, cwd=tmp_path, **scenario) as run:
+    with Run(
+        tmp_path, "shop", "--reload", recorder=recorder, cwd=tmp_path, scenario=scenario
+    ) as run:
         until(lambda: recorder.counts()["start"] == 5, "in flight")
         touched.write_text("1")
         until(lambda: recorder.counts()["entered"] == 2, "started anew")

@@ -36,7 +36,7 @@ def test_a_thousand_handlers_in_flight(
         "events": 1_000,
         "options": {"concurrency": 1_000},
     }
-    with Run(tmp_path, "shop", "--loop", loop, recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", "--loop", loop, recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 1_000, "all in flight")
         assert recorder.counts()["done"] == 0
         sent = run.send(number)
@@ -60,7 +60,7 @@ def test_a_thousand_handlers_in_flight(
 def test_a_drain_shorter_than_the_handlers(tmp_path: Path, recorder: Recorder) -> None:
     """They are cancelled, counted and named; what was still buffered is released; exit 0."""
     scenario = {"handler_s": 60, "events": 30, "drain": 0.5, "options": {"concurrency": 10}}
-    with Run(tmp_path, "shop", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("ok")) == 30, "all published")
         until(lambda: len(recorder.all("start")) == 10, "ten in flight")
         sent = run.send(SIGTERM)
@@ -91,7 +91,7 @@ def test_a_stop_with_full_buffers_and_blocked_publishers(
         "linger": 0.5,
         "options": {"capacity": 4},
     }
-    with Run(tmp_path, "shop", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("done")) >= 5, "in full flow")
         sent = run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
@@ -131,7 +131,7 @@ def end_by_signals(case: End, directory: Path) -> None:
     scenario = {"handler": handler, "handler_s": 1000, "events": 1, "delay": 0.2, **more}
     with (
         Recorder(directory) as recorder,
-        Run(directory, "shop", recorder=recorder, **scenario) as run,
+        Run(directory, "shop", recorder=recorder, scenario=scenario) as run,
     ):
         until(lambda: recorder.all("start") != [], "in flight")
         sent = run.send(*numbers)
@@ -153,7 +153,7 @@ def drain_by_a_signal(case: tuple[signal.Signals, str], directory: Path) -> None
     number, loop = case
     scenario = {"handler": "blocks", "handler_s": 0.5, "events": 2, "delay": 0.1}
     with Recorder(directory) as recorder:
-        with Run(directory, "shop", "--loop", loop, recorder=recorder, **scenario) as run:
+        with Run(directory, "shop", "--loop", loop, recorder=recorder, scenario=scenario) as run:
             until(lambda: recorder.all("start") != [], "in flight")
             run.send(number)
             assert run.wait() == 0, run.stderr
@@ -167,7 +167,7 @@ def drain_by_a_signal(case: tuple[signal.Signals, str], directory: Path) -> None
 def test_a_blocked_loop_ends_within_the_bound(tmp_path: Path, recorder: Recorder) -> None:
     """A handler that never gives the loop back: the process leaves by itself, with 1."""
     scenario = {"handler": "blocks", "events": 1, "delay": 0.2, "drain": 0.3, "grace": 0.3}
-    with Run(tmp_path, "shop", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.all("start") != [], "in flight")
         sent = run.send(SIGTERM)
         assert run.wait() == 1, run.stderr
@@ -217,7 +217,7 @@ def start_and_signal(case: tuple[str, signal.Signals, list[str]], directory: Pat
         caught = "BaseException" if "catches" in how else "ZeroDivisionError"
         directory.joinpath("slow_module.py").write_text(SLOW_MODULE.format(caught=caught))
     with Recorder(directory) as recorder:
-        with Run(directory, target, recorder=recorder, cwd=directory, how=how) as run:
+        with Run(directory, target, recorder=recorder, cwd=directory, scenario={"how": how}) as run:
             until(lambda: recorder.all("hangs") != [], "hanging")
             sent = run.send(number)
             assert run.wait() == 128 + number, run.stderr
@@ -243,7 +243,7 @@ def test_stuck_threads_are_named_and_the_interpreter_exits(
         "grace": 0.3,
         "options": {"concurrency": 5, "timeout": None},
     }
-    with Run(tmp_path, "shop", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("start")) == 5, "in flight")
         sent = run.send(SIGTERM)
         assert run.wait() == 1, run.stderr
@@ -259,7 +259,7 @@ def test_a_thread_of_the_loops_executor(
 ) -> None:
     """It has as long as the drain has, and can't keep the interpreter from ending."""
     scenario = {"seconds": seconds, "drain": 2.0, "grace": 0.2}
-    with Run(tmp_path, "executor", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "executor", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.all("start") != [], "running")
         sent = run.send(SIGTERM)
         assert run.wait() == code, run.stderr
@@ -282,7 +282,7 @@ def test_a_task_that_nobody_owns(tmp_path: Path, recorder: Recorder) -> None:
 def test_a_member_that_fails(tmp_path: Path, recorder: Recorder) -> None:
     """The bus beside it is drained, the error is shown once, exit is 1."""
     scenario = {"handler_s": 0.5, "events": 50}
-    with Run(tmp_path, "failing_beside_a_bus", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "failing_beside_a_bus", recorder=recorder, scenario=scenario) as run:
         assert run.wait() == 1, run.stderr
         assert run.stderr.count("LookupError: this is how it failed") == 1
         assert run.ledger()["handled"] == len(recorder.all("ok"))
@@ -301,7 +301,7 @@ def test_a_member_that_can_not_start(tmp_path: Path, recorder: Recorder) -> None
 
 def test_a_service_that_stops_itself(tmp_path: Path, recorder: Recorder) -> None:
     """`request_stop` in a handler ends the process with 0."""
-    with Run(tmp_path, "one_shot", recorder=recorder, events=1) as run:
+    with Run(tmp_path, "one_shot", recorder=recorder, scenario={"events": 1}) as run:
         assert run.wait() == 0, run.stderr
     recorder.end()
     assert len(recorder.all("done")) == 1
@@ -312,7 +312,9 @@ def test_the_ready_file(tmp_path: Path, recorder: Recorder) -> None:
     ready = tmp_path / "ready"
     ready.write_text("left by a process that was killed")
     scenario = {"handler_s": 1, "events": 1}
-    with Run(tmp_path, "shop", "--ready-file", str(ready), recorder=recorder, **scenario) as run:
+    with Run(
+        tmp_path, "shop", "--ready-file", str(ready), recorder=recorder, scenario=scenario
+    ) as run:
         until(lambda: recorder.all("start") != [], "in flight")
         until(lambda: ready.exists() and ready.read_text() == f"{run.process.pid}\n", "ready")
         run.send(SIGTERM)

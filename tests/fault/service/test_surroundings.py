@@ -97,7 +97,7 @@ WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "t
 
 @pytest.mark.fault("OSX-01")
 def test_nothing_that_waits_reads_the_wall_clock() -> None:
-    """Neither bus, lifecycle nor command line: read off their source, as C code can't be patched."""
+    """Neither bus, lifecycle nor command line: read off the source, as C can't be patched."""
     found: list[str] = []
     package = Path(eventflow.__file__).parent
     for part in ("bus", "lifecycle", "cli"):
@@ -120,7 +120,7 @@ def test_files_run_out(tmp_path: Path, recorder: Recorder, loop: str) -> None:
     scenario = {"handler": "opens_files", "files": 5, "events": 40, "pause": 0.001}
     options = ("--loop", loop)
     with Run(
-        tmp_path, "shop", *options, recorder=recorder, before="ulimit -n 64", **scenario
+        tmp_path, "shop", *options, recorder=recorder, before="ulimit -n 64", scenario=scenario
     ) as run:
         until(lambda: len(recorder.all("ok")) == 40, "all published")
         run.send(SIGTERM)

@@ -29,7 +29,7 @@ def test_each_worker_has_a_bus_of_its_own(tmp_path: Path, recorder: Recorder) ->
     ready = tmp_path / "ready"
     scenario = {"handler_s": 0.5, "events": 20, "options": {"concurrency": 20}}
     options = ("--workers", "2", "--ready-file", str(ready))
-    with Run(tmp_path, "shop", *options, recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", *options, recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 40, "all in flight")
         until(ready.exists, "ready")
         pids = workers(recorder)
@@ -47,7 +47,7 @@ def test_each_worker_has_a_bus_of_its_own(tmp_path: Path, recorder: Recorder) ->
 def test_each_signal_is_handed_on(tmp_path: Path, recorder: Recorder) -> None:
     """The second cancels in every worker."""
     scenario: dict[str, Any] = {"handler_s": 1000, "events": 1}
-    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 2, "in flight")
         run.send(SIGINT)
         # Half a second is no proof that it would drain for ever; that it has not ended, is.
@@ -64,7 +64,7 @@ def test_each_signal_is_handed_on(tmp_path: Path, recorder: Recorder) -> None:
 def test_the_third_signal_kills(tmp_path: Path, recorder: Recorder) -> None:
     """Workers that refuse everything, too."""
     scenario: dict[str, Any] = {"handler": "swallows", "events": 1}
-    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 2, "in flight")
         sent = run.send(SIGTERM, SIGTERM, SIGINT)
         assert run.wait() == 130, run.stderr
@@ -100,7 +100,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, recorder: Recorder) -> N
 def test_no_worker_outlives_its_parent(tmp_path: Path, recorder: Recorder) -> None:
     """A parent that is killed with -9: the workers drain, and end."""
     scenario = {"handler_s": 0.5, "events": 10, "options": {"concurrency": 10}}
-    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, **scenario) as run:
+    with Run(tmp_path, "shop", "--workers", "2", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 20, "all in flight")
         pids = workers(recorder)
         run.send(SIGKILL)
@@ -136,7 +136,7 @@ def test_a_signal_while_workers_start(
 ) -> None:
     """Handed on at once, also before a worker can handle it: none is lost, all end."""
     how = {"how": "waits"}
-    with Run(tmp_path, "half_started", "--workers", "2", recorder=recorder, **how) as run:
+    with Run(tmp_path, "half_started", "--workers", "2", recorder=recorder, scenario=how) as run:
         until(lambda: recorder.all("entered") != [], "one on its way")
         sent = run.send(number)
         assert run.wait() == 128 + SIGTERM, run.stderr

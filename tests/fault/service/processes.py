@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 30.0
 TARGET = "tests.fault.service.target"
-AT_A_TIME = 6
+AT_A_TIME = 8
 """Most processes that a test runs at once: they wait more than they work."""
 
 T = TypeVar("T")

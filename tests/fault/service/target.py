@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -261,6 +262,22 @@ def failing_beside_a_bus() -> Service:
     bus = bus_of()
     bus.subscribe(Happened, works, name="h", concurrency=100)
     return service_of(publisher(bus), bus, fails(), starts_publishing(bus))
+
+
+@asynccontextmanager
+async def forks() -> AsyncGenerator[None]:
+    """Has a child of its own, as multiprocessing makes them, and ends it with SIGTERM."""
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(3)
+    note("forked", str(child))
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGTERM)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        note("child", str(os.waitstatus_to_exitcode(status)))
 
 
 def can_not_start() -> Service:

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.stress]
 
 STRESS = os.environ.get("EVENTFLOW_STRESS") == "1"
 PROCESSES = 1_000 if STRESS else 50
-PARTS = 10
+PARTS = 10 if STRESS else 2
 
 START_BOUND_S = 5.0
 # Ends of the stop and of the interpreter, and what a busy machine takes for them.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
+from importlib.metadata import entry_points
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eventflow.cli import main
 from tests.fault.service.processes import Recorder, Run, together, until
 
 if TYPE_CHECKING:
@@ -297,6 +299,22 @@ def test_a_member_that_can_not_start(tmp_path: Path, recorder: Recorder) -> None
         assert run.stderr.count("ConnectionRefusedError: nobody there") == 1
     recorder.end()
     assert recorder.all("left") == ["a"]
+
+
+def test_a_process_that_the_service_forks(tmp_path: Path, recorder: Recorder) -> None:
+    """It is no service: SIGTERM ends it as if there were no handlers, and its parent lives on."""
+    with Run(tmp_path, "forks", recorder=recorder) as run:
+        run.until(lambda: recorder.all("forked") != [], "forking")
+        run.send(SIGTERM)
+        assert run.wait() == 0, run.stderr
+    recorder.end()
+    assert recorder.all("child") == [str(-SIGTERM)]
+
+
+def test_the_command_is_installed() -> None:
+    """As ``eventflow``; importing it does nothing."""
+    (command,) = entry_points(group="console_scripts", name="eventflow")
+    assert command.load() is main
 
 
 def test_a_service_that_stops_itself(tmp_path: Path, recorder: Recorder) -> None:

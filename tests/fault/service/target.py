@@ -269,9 +269,9 @@ async def forks() -> AsyncGenerator[None]:
     """Has a child of its own, as multiprocessing makes them, and ends it with SIGTERM."""
     child = os.fork()
     if not child:
+        note("forked", str(os.getpid()))  # one sent before this would be lost to CPython itself
         signal.pause()
         os._exit(3)
-    note("forked", str(child))
     try:
         yield
     finally:

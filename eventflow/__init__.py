@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eventflow.errors import EventFlowError, Permanent, RetryAfter
     from eventflow.events import Event, EventPublisher, Part, RawJson
     from eventflow.failure import CallOnFailure, FailurePolicy, Retry
+    from eventflow.lifecycle.service import Service
 
 __all__ = (
     "CallOnFailure",
@@ -29,6 +30,7 @@ __all__ = (
     "RawJson",
     "Retry",
     "RetryAfter",
+    "Service",
     "current",
     "publishing",
 )
@@ -47,6 +49,7 @@ _HOMES = {
     "RawJson": "events",
     "Retry": "failure",
     "RetryAfter": "errors",
+    "Service": "lifecycle.service",
     "current": "context",
     "publishing": "context",
 }

@@ -38,6 +38,9 @@ class EventLogger:
         self._name = name
         self._stdlib = logging.getLogger(name)
 
+    def info(self, event: str, **facts: Any) -> None:
+        self._write(logging.INFO, event, None, facts)
+
     def warning(self, event: str, **facts: Any) -> None:
         self._write(logging.WARNING, event, None, facts)
 

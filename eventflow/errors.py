@@ -7,6 +7,7 @@
     │   ├── EventDefinitionError (TypeError)  a class that can't be an event
     │   ├── InvalidTopicError                 a topic or pattern outside the grammar
     │   ├── InvalidHandlerError (TypeError)   not a callable of one event
+    │   ├── InvalidMemberError (TypeError)    not an async context manager
     │   └── InvalidOptionError (TypeError)    an unknown option, or a value out of range
     ├── EventError (ValueError)
     │   ├── EventEncodeError                  an event that has no JSON form
@@ -19,6 +20,8 @@
     │   ├── DeadlockError (RuntimeError)      a call that could only wait for itself
     │   │   └── PublishDeadlockError          a publish that would close a cycle of full buffers
     │   └── ResourceError (RuntimeError)      a subscription's resource could not be opened
+    ├── ServiceError (RuntimeError)           a service used where, or when, it can't be
+    │   └── MemberEndedError                  a member ended although nobody asked it to
     ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; perhaps done
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
@@ -49,14 +52,17 @@ __all__ = (
     "EventFlowError",
     "HandlerTimeoutError",
     "InvalidHandlerError",
+    "InvalidMemberError",
     "InvalidOptionError",
     "InvalidTopicError",
+    "MemberEndedError",
     "NotInHandlerError",
     "Permanent",
     "PublishDeadlockError",
     "PublishTimeoutError",
     "ResourceError",
     "RetryAfter",
+    "ServiceError",
     "WrongLoopError",
 )
 
@@ -107,6 +113,18 @@ class InvalidTopicError(ConfigurationError):
 
 class InvalidHandlerError(ConfigurationError, TypeError):
     """A handler can't be called with one event (and its resource, where it has one)."""
+
+
+class InvalidMemberError(ConfigurationError, TypeError):
+    """A member of a service is not an async context manager.
+
+    Attributes:
+        position: Which argument it is, counted from 1.
+    """
+
+    def __init__(self, *args: object, position: int = 0) -> None:
+        super().__init__(*args)
+        self.position = position
 
 
 class InvalidOptionError(ConfigurationError, TypeError):
@@ -238,6 +256,22 @@ class ResourceError(BusError, RuntimeError):
     def __init__(self, *args: object, subscription: str = "") -> None:
         super().__init__(*args)
         self.subscription = subscription
+
+
+class ServiceError(EventFlowError, RuntimeError):
+    """A service was entered twice, or used outside its ``async with`` or its event loop."""
+
+
+class MemberEndedError(ServiceError):
+    """A member of a service ended by itself, without an error, although nobody asked it to.
+
+    Attributes:
+        member: Name of the member.
+    """
+
+    def __init__(self, *args: object, member: str = "") -> None:
+        super().__init__(*args)
+        self.member = member
 
 
 class PublishTimeoutError(EventFlowError, TimeoutError):

@@ -153,6 +153,19 @@ class BusStatistics:
             "adds_up": self.adds_up,
         }
 
+    def summary(self) -> dict[str, Any]:
+        """The facts for one log line: the counts of `total`, without those that are 0."""
+        total = self.total
+        counts = {count: value for count in _COUNTS if (value := getattr(total, count))}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "subscriptions": len(self.subscriptions),
+            **counts,
+            "adds_up": self.adds_up,
+            "could_not_stop": list(self.abandoned),
+        }
+
     def __str__(self) -> str:
         """A table for people; columns that are 0 throughout are left out."""
         rows = [*self.subscriptions, self.total]

@@ -1,4 +1,4 @@
-"""The owner of a bus's or a router's tasks.
+"""The owner of the tasks of a bus, a router or a service.
 
 A scope may be entered in one task and left in another, as ASGI lifespans and pytest
 fixtures do, and a handler may refuse to end. A task group in the caller's task can do
@@ -127,12 +127,21 @@ class Supervisor:
         if not self.aborting.done():
             self.aborting.set_result(None)
 
+    @property
+    def is_being_cancelled(self) -> bool:
+        """Whether somebody cancels the supervisor, and with it every task of the loop."""
+        return self.cancelled or self._main.cancelling() > 0
+
+    def request_stop(self) -> None:
+        """Let ``on_stop`` run, without waiting for it."""
+        if not self._stop.done():
+            self._stop.set_result(None)
+
     async def stop(self, *, abort: bool) -> None:
         """Run ``on_stop`` to its end; a cancellation while waiting turns into an abort."""
         if abort:
             self.abort()
-        if not self._stop.done():
-            self._stop.set_result(None)
+        self.request_stop()
         cancelled: asyncio.CancelledError | None = None
         try:
             await asyncio.shield(self._main)

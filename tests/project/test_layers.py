@@ -34,7 +34,7 @@ LAYERS = (
     ("bus",),
     ("messaging",),
     ("brokers",),
-    ("integrations", "cli", "dashboard"),
+    ("integrations", "cli", "dashboard", "__main__"),
     ("testing",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -318,7 +318,11 @@ def test_a_failing_processor_costs_no_line() -> None:
     (line,) = lines(stream)
     assert "RuntimeError" in line["processor_failed"]
     assert "secret" not in line
-    configure(format="json", stream=stream, processors=[lambda *_: "text"])
+
+    def returns_text(logger: Any, name: str, event_dict: Any) -> Any:
+        return "text"
+
+    configure(format="json", stream=stream, processors=[returns_text])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
 

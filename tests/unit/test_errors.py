@@ -16,7 +16,9 @@ ALL: list[type[Exception]] = [getattr(errors, name) for name in errors.__all__]
 FACTS: dict[str, dict[str, Any]] = {
     "EventDefinitionError": {"event": "Order", "path": "a.b"},
     "InvalidTopicError": {"topic": "a..b"},
+    "InvalidMemberError": {"position": 2},
     "InvalidOptionError": {"option": "capacity"},
+    "MemberEndedError": {"member": "feed"},
     "EventEncodeError": {"topic": "t", "path": "p"},
     "EventDecodeError": {
         "topic": "t",

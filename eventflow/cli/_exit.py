@@ -1,0 +1,91 @@
+"""Leaving the process, also where something in it does not end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("Guard", "leave", "say")
+
+FLUSH_S = 0.5
+STDERR = 2
+
+
+def say(text: str) -> None:
+    """One line to stderr, from a signal handler too: takes no lock, and never waits for room."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [STDERR], [], 0)[1]:
+            os.write(STDERR, f"eventflow: {text}\n".encode(errors="backslashreplace")[:4096])
+
+
+def leave(code: int) -> None:
+    """End the process now, with its streams flushed, whatever else still runs in it."""
+    # In a thread: a stream whose reader has stopped reading would hold this one up.
+    flusher = threading.Thread(target=_flush, daemon=True)
+    flusher.start()
+    flusher.join(FLUSH_S)
+    os._exit(code)
+
+
+def _flush() -> None:
+    for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+        with contextlib.suppress(Exception):
+            flush()
+
+
+class Guard:
+    """A thread that ends the process when its time is up, even while the event loop is blocked.
+
+    `set_deadline` and `disarm` only write a variable and a byte, so that signal handlers can
+    call them.
+    """
+
+    def __init__(self) -> None:
+        self._due: tuple[float, int, Callable[[], str]] | None = None
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._lifeline: tuple[int, Callable[[], None]] | None = None
+        threading.Thread(target=self._watch, name="eventflow:guard", daemon=True).start()
+
+    def set_deadline(self, seconds: float, code: int, why: Callable[[], str]) -> None:
+        """Leave with ``code`` after so many seconds; takes the place of an earlier deadline."""
+        self._due = (time.monotonic() + seconds, code, why)
+        self._wake()
+
+    def disarm(self) -> None:
+        """Take the deadline back."""
+        self._due = None
+        self._wake()
+
+    def watch_parent(self, descriptor: int, gone: Callable[[], None]) -> None:
+        """Call ``gone``, in the thread, when the other end of a socket is closed."""
+        self._lifeline = (descriptor, gone)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"x")
+
+    def _watch(self) -> None:
+        while True:
+            due, lifeline = self._due, self._lifeline
+            left = None if due is None else due[0] - time.monotonic()
+            if due is not None and left is not None and left <= 0:
+                say(due[2]())
+                leave(due[1])
+            watched = [self._read] if lifeline is None else [self._read, lifeline[0]]
+            readable = select.select(watched, [], [], left)[0]
+            if self._read in readable:
+                os.read(self._read, 4096)
+            elif readable and lifeline is not None:
+                self._lifeline = None
+                lifeline[1]()

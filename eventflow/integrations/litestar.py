@@ -5,7 +5,7 @@
     bus = EventBus(name="shop")
 
     @post("/orders")
-    async def place(data: NewOrder, events: EventPublisher) -> None:
+    async def place(data: NewOrder, events: NamedDependency[EventPublisher]) -> None:
         await events.publish(OrderPlaced(order_id=data.id))
 
     app = Litestar([place], lifespan=[lifespan(bus)], dependencies={"events": Provide(publisher)})

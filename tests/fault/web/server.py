@@ -89,7 +89,11 @@ class Server:
             self.process.wait()
             raise
 
+    def is_not_ready(self) -> bool:
+        return not self.is_ready()
+
     def is_ready(self) -> bool:
+        """Whether a probe would say so; the process has to run."""
         assert self.process.poll() is None, self.log.read_text()
         try:
             return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200

@@ -46,6 +46,50 @@ def test_a_sigterm_ends_requests_then_handlers_then_the_process(name: str, tmp_p
     assert code == EXIT_CODES[name], server.log.read_text()
 
 
+@pytest.mark.fault("SHD-01")
+@pytest.mark.parametrize("name", SERVERS)
+def test_under_load_nothing_that_was_published_is_lost(name: str, tmp_path: Path) -> None:
+    """Clients go on posting until they are refused; what a client was told holds too."""
+
+    def post_until_refused(client: int) -> list[int]:
+        accepted: list[int] = []
+        with httpx.Client(timeout=20) as session:
+            for number in range(client, 1_000_000, 8):
+                try:
+                    answer = session.post(f"{server.url}/publish-then-work/{number}")
+                except httpx.TransportError:
+                    break
+                if answer.status_code != 200:
+                    break
+                accepted.append(number)
+        return accepted
+
+    with Server(name, tmp_path, WORK_S="0.01") as server, ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(post_until_refused, client) for client in range(8)]
+        server.wait_for("published", 100)
+        server.terminate()
+        accepted = [number for client in clients for number in client.result()]
+        server.wait()
+
+    recorded = server.recorded()
+    assert len(accepted) > 50
+    assert set(accepted) <= set(recorded["published"])
+    assert recorded["handled"] == recorded["published"]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_draining_service_is_not_ready(name: str, tmp_path: Path) -> None:
+    """While handlers finish, a probe is refused, or answered with 503."""
+    with Server(name, tmp_path, WORK_S="0", HANDLING_S="4") as server:
+        httpx.post(f"{server.url}/publish-then-work/1", timeout=20)
+        server.wait_for("began", 1)
+        server.terminate()
+        until(server.is_not_ready, "the probe fails")
+        assert "handled" not in server.recorded()
+        server.wait()
+    assert server.recorded()["handled"] == [1]
+
+
 @pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("times", [1, 10])
 def test_a_handler_does_not_die_with_its_request(name: str, times: int, tmp_path: Path) -> None:

@@ -20,13 +20,12 @@ from eventflow.events import EventPublisher  # noqa: TC001 - Litestar reads the 
 from eventflow.integrations import _members
 
 try:
-    from litestar.datastructures import State
+    from litestar.datastructures import State  # noqa: TC002 - as above
 except ModuleNotFoundError as exc:
     if exc.name != "litestar":
         raise
     raise ModuleNotFoundError(
-        "eventflow.integrations.litestar needs Litestar: "
-        "pip install 'eventflow-asyncio[litestar]'",
+        "eventflow.integrations.litestar needs Litestar: pip install 'eventflow-asyncio[litestar]'",
         name="litestar",
     ) from exc
 

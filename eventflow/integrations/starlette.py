@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from eventflow.integrations import _members
 
 try:
-    from starlette.requests import HTTPConnection  # FastAPI reads the annotation when it runs
+    from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI reads the annotation
 except ModuleNotFoundError as exc:
     if exc.name != "starlette":
         raise
@@ -71,8 +71,9 @@ def lifespan(
 
 
 async def publisher(connection: HTTPConnection) -> EventPublisher:
-    """Return the app's publisher: a dependency for FastAPI, ``await publisher(request)`` elsewhere.
+    """Return the app's publisher, to a route that depends on it.
 
+    FastAPI calls it as a dependency; a Starlette route awaits it with its request.
     It works for HTTP and WebSocket routes, and in apps that are mounted into the one that has
     the lifespan. In a test, ``app.dependency_overrides[publisher]`` puts another in its place.
 

@@ -48,7 +48,9 @@ def test_the_grace_period_covers_the_whole_stop() -> None:
     stop += (seconds("DRAIN_TIMEOUT"), seconds("CANCEL_GRACE"), SLACK_S)
 
     assert pod()["terminationGracePeriodSeconds"] > sum(stop)
-    said = re.search(r"preStop (\d+) .*flight (\d+) .*drain_timeout (\d+) .*grace (\d+) .*= +(\d+)", TEXT)
+    said = re.search(
+        r"preStop (\d+) .*flight (\d+) .*drain_timeout (\d+) .*grace (\d+) .*= +(\d+)", TEXT
+    )
     assert said
     assert [float(number) for number in said.groups()] == [*stop[:4], sum(stop)]
 

@@ -30,7 +30,9 @@ async def place(number: FromPath[int], events: NamedDependency[EventPublisher]) 
 
 
 @websocket("/orders")
-async def over_websocket(socket: WebSocket[Any, Any, Any], events: NamedDependency[EventPublisher]) -> None:
+async def over_websocket(
+    socket: WebSocket[Any, Any, Any], events: NamedDependency[EventPublisher]
+) -> None:
     await socket.accept()
     await events.publish(OrderPlaced(number=int(await socket.receive_text())))
     await socket.close()

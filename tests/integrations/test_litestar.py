@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from litestar import Litestar, WebSocket, post, websocket
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath
+from litestar.params import FromPath  # noqa: TC002 - Litestar reads it
 from litestar.testing import TestClient
 
 from eventflow import Event, EventBus, EventPublisher

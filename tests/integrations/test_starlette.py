@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Response, WebSocket
 from fastapi.testclient import TestClient
 from httpx import ASGITransport, AsyncClient
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads it
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
@@ -263,7 +263,7 @@ async def opened() -> AsyncGenerator[None]:
 
 
 def test_which_publisher_is_handed_out_is_never_guessed() -> None:
-    """None or several among the members, or something else altogether: an error says what to write."""
+    """None or several among the members, or something else: the error says what to write."""
     one, two = EventBus(name="one"), EventBus(name="two")
     with pytest.raises(InvalidOptionError, match=r"0 of 1 members .* publisher=bus"):
         lifespan(opened())

@@ -90,13 +90,13 @@ class Server:
             raise
 
     def is_not_ready(self) -> bool:
-        return not self.is_ready()
+        return not self.is_ready(timeout_s=1)
 
-    def is_ready(self) -> bool:
+    def is_ready(self, timeout_s: float = 5) -> bool:
         """Whether a probe would say so; the process has to run."""
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/ready", timeout=timeout_s).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -120,4 +120,4 @@ class Server:
         return [line.split() for line in self.record.read_text().splitlines()]
 
     def wait_for(self, what: str, count: int) -> None:
-        until(lambda: len(self.recorded().get(what, [])) >= count, f"{count} × {what}")
+        until(lambda: len(self.recorded().get(what, [])) >= count, f"{count} of {what}")

@@ -19,7 +19,8 @@ from tests.project.source import ROOT, modules
 FOREIGN = {
     "_pytest", "aio_pika", "aiokafka", "aiormq", "aiosqlite", "asyncpg", "click", "confluent_kafka",
     "fastapi", "granian", "httpx", "hypercorn", "hypothesis", "litestar", "nats",
-    "opentelemetry", "prometheus_client", "psycopg", "pytest", "redis", "sqlite3", "starlette", "uvicorn", "uvloop", "watchdog",
+    "opentelemetry", "prometheus_client", "psycopg", "pytest", "redis", "sqlite3",
+    "starlette", "uvicorn", "uvloop", "watchdog",
 }  # fmt: skip
 # Whoever imports one of these has its framework, and asked for it.
 NEED_MORE = (

@@ -79,7 +79,7 @@ def test_under_load_nothing_that_was_published_is_lost(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_draining_service_is_not_ready(name: str, tmp_path: Path) -> None:
-    """While handlers finish, a probe is refused, left unanswered for a second, or answered with 503."""
+    """While handlers finish, a probe is refused, unanswered for a second, or a 503."""
     with Server(name, tmp_path, WORK_S="0", HANDLING_S="5") as server:
         httpx.post(f"{server.url}/publish-then-work/1", timeout=20)
         server.wait_for("began", 1)

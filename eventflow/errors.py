@@ -25,6 +25,7 @@
     ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; perhaps done
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
+    ├── PublisherNotFoundError (LookupError)  a web app's route without the lifespan
     ├── Permanent                             raise it in a handler: do not retry
     └── RetryAfter                            raise it in a handler: retry, this much later
 
@@ -60,6 +61,7 @@ __all__ = (
     "Permanent",
     "PublishDeadlockError",
     "PublishTimeoutError",
+    "PublisherNotFoundError",
     "ResourceError",
     "RetryAfter",
     "ServiceError",
@@ -312,6 +314,10 @@ class HandlerTimeoutError(EventFlowError, TimeoutError):
 
 class NotInHandlerError(EventFlowError, LookupError):
     """``current()`` was called where no event is being handled."""
+
+
+class PublisherNotFoundError(EventFlowError, LookupError):
+    """A route asked for the app's publisher, and no lifespan of eventflow has put one there."""
 
 
 class Permanent(EventFlowError):  # noqa: N818 - control flow, see the module's docstring

@@ -18,9 +18,16 @@ from tests.project.source import ROOT, modules
 # Nobody who only imports eventflow pays for these, or needs them installed.
 FOREIGN = {
     "_pytest", "aio_pika", "aiokafka", "aiormq", "aiosqlite", "asyncpg", "click", "confluent_kafka",
-    "fastapi", "httpx", "hypothesis", "nats", "opentelemetry", "prometheus_client", "psycopg",
-    "pytest", "redis", "sqlite3", "starlette", "uvicorn", "uvloop", "watchdog",
+    "fastapi", "granian", "httpx", "hypercorn", "hypothesis", "litestar", "nats",
+    "opentelemetry", "prometheus_client", "psycopg", "pytest", "redis", "sqlite3",
+    "starlette", "uvicorn", "uvloop", "watchdog",
 }  # fmt: skip
+# Whoever imports one of these has its framework, and asked for it.
+NEED_MORE = (
+    "eventflow.testing",
+    "eventflow.integrations.litestar",
+    "eventflow.integrations.starlette",
+)
 PROBE = """
 import json, sys, threading
 events = []
@@ -77,7 +84,7 @@ def loaded(seen: dict[str, Any]) -> set[str]:
     [
         pytest.param(["eventflow"], id="the root"),
         pytest.param(
-            [m.name for m in modules() if not m.name.startswith("eventflow.testing")],
+            [m.name for m in modules() if not m.name.startswith(NEED_MORE)],
             id="all of it",
         ),
     ],

@@ -1,0 +1,104 @@
+"""The manifest under examples/kubernetes: its seconds add up, and its probes mean what they say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = ROOT.joinpath("examples/kubernetes/deployment.yaml").read_text(encoding="utf-8")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+SLACK_S = 1
+
+
+@cache
+def pod() -> dict[str, Any]:
+    deployment: dict[str, Any] = yaml.safe_load(TEXT)
+    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
+    spec = deployment["spec"]
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    found: dict[str, Any] = spec["template"]["spec"]
+    return found
+
+
+def container() -> dict[str, Any]:
+    (found,) = pod()["containers"]
+    return dict(found)
+
+
+def seconds(option: str) -> float:
+    return float({e["name"]: e["value"] for e in container()["env"]}[option])
+
+
+def argument(name: str) -> float:
+    (value,) = (a.partition("=")[2] for a in container()["command"] if a.startswith(name))
+    return float(value)
+
+
+def test_the_grace_period_covers_the_whole_stop() -> None:
+    """preStop, requests in flight, drain, grace and a second: less than Kubernetes waits."""
+    program, pre_stop = container()["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    before = [float(pre_stop), argument("--timeout-graceful-shutdown")]
+    stop = [*before, seconds("DRAIN_TIMEOUT"), seconds("CANCEL_GRACE"), SLACK_S]
+
+    assert pod()["terminationGracePeriodSeconds"] > sum(stop)
+    parts = ("preStop", "flight", "drain_timeout", "cancel_grace")
+    said = re.search(".*".join(rf"{part} +(\d+)" for part in parts) + r".*= +(\d+)\n", TEXT)
+    assert said
+    assert [float(number) for number in said.groups()] == [*stop[:4], sum(stop)]
+
+
+def test_the_seconds_are_the_defaults_of_the_bus() -> None:
+    """Who changes nothing in the app has the right manifest."""
+    from eventflow import EventBus
+
+    defaults = inspect.signature(EventBus).parameters
+    assert seconds("DRAIN_TIMEOUT") == defaults["drain_timeout"].default
+    assert seconds("CANCEL_GRACE") == defaults["cancel_grace"].default
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_each_probe_names_its_port(probe: str) -> None:
+    """A declared port by its name, so that there is one number; the server listens on it."""
+    declared = {port["name"]: port["containerPort"] for port in container()["ports"]}
+    assert container()[probe]["httpGet"]["port"] in declared
+    assert argument("--port") == declared["http"]
+
+
+def test_readiness_is_not_liveness() -> None:
+    """A pod that drains gets no requests, and is not restarted for it."""
+    ready, alive = container()["readinessProbe"], container()["livenessProbe"]
+    assert ready["httpGet"]["path"] != alive["httpGet"]["path"]
+    restart_s = alive["periodSeconds"] * alive["failureThreshold"]
+    assert restart_s > ready["periodSeconds"] * ready["failureThreshold"]
+    assert container()["startupProbe"]["failureThreshold"] > 1
+
+
+def test_it_runs_with_as_little_as_it_needs() -> None:
+    """Not as root, without privileges, tokens or a writable root; image and memory are bounded."""
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["securityContext"]["runAsUser"] > 0
+    assert pod()["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod()["automountServiceAccountToken"] is False
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert "memory" in container()["resources"]["limits"]
+    tag = container()["image"].rpartition(":")[2]
+    assert tag
+    assert tag != "latest"
+
+
+def test_the_server_is_started_without_a_shell() -> None:
+    """A shell as process 1 would keep the signal to itself."""
+    assert container()["command"][0] == "python"
+    assert "args" not in container()

@@ -12,7 +12,7 @@ Prints::
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from eventflow import Event, EventBus
@@ -25,7 +25,7 @@ class OrderPlaced(Event, topic="orders.placed"):
 
 
 @asynccontextmanager
-async def open_database() -> AsyncIterator[list[str]]:
+async def open_database() -> AsyncGenerator[list[str], None]:
     """In place of a connection: a list."""
     print("open the database")
     rows: list[str] = []

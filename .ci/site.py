@@ -17,12 +17,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ("Entry", "external", "llms_txt", "on_nav", "on_post_build", "public_modules", "source")
+__all__ = (
+    "Entry",
+    "external",
+    "llms_txt",
+    "on_nav",
+    "on_page_content",
+    "on_post_build",
+    "public_modules",
+    "source",
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 log = logging.getLogger("mkdocs.hooks.site")
 
-DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+DIRECTIVE = re.compile(r"^::: (\S+)\n?(?: {4}.*\n?)*", re.MULTILINE)
 CSS_URL = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])((?:https?:)?//[^"')\s]+)""")
 LOADED_BY_LINK = {
     "stylesheet",
@@ -181,6 +190,11 @@ def on_nav(nav: Any, **_: Any) -> Any:
             title = heading[1] if heading else page.file.src_uri
         entries.append((section, title, page.file.src_uri))
     return nav
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Two colons introduce a block in reStructuredText; here the block speaks for itself."""
+    return html.replace("<p>::</p>", "").replace("<p>Example::</p>", "<p>Example:</p>")
 
 
 def on_post_build(config: Any, **_: Any) -> None:

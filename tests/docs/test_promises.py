@@ -35,7 +35,7 @@ def test_each_promise_has_a_section() -> None:
 @pytest.mark.parametrize("number", PROMISES)
 def test_the_named_tests_show_the_promise(number: str) -> None:
     """Each stands in its file, and carries the number as a mark."""
-    named = re.findall(r"^- `(tests/[\w/]+\.py)::(test_\w+)`: \w", SECTIONS[number], re.MULTILINE)
+    named = re.findall(r"^- `(tests/[\w/]+\.py)::(test_\w+)`: \S", SECTIONS[number], re.MULTILINE)
     assert named
     assert len(named) == SECTIONS[number].count("\n- "), "a line that this test can't read"
     assert not [(path, test) for path, test in named if number not in promised(path, test)]

@@ -47,7 +47,7 @@ def test_a_program_prints_what_it_says(program: Path) -> None:
     tests = "\ndef test_" in program.read_text(encoding="utf-8")
     for _ in range(2):
         if tests:
-            result = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", str(program)])
+            result = run(["-m", "pytest", "-q", str(program)])
             last = re.search(r"^(\d+ passed) in .*\Z", result.stdout.strip(), re.MULTILINE)
             printed = f"{last[1]}\n" if last else result.stdout
         else:

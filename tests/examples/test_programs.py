@@ -42,12 +42,12 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_a_program_prints_what_it_says(program: Path) -> None:
+def test_a_program_prints_what_it_says(program: Path, tmp_path: Path) -> None:
     """In a process of its own, warnings as errors; twice, so that luck shows."""
     tests = "\ndef test_" in program.read_text(encoding="utf-8")
     for _ in range(2):
         if tests:
-            result = run(["-m", "pytest", "-q", str(program)])
+            result = run(["-m", "pytest", "-q", "-o", f"cache_dir={tmp_path}", str(program)])
             last = re.search(r"^(\d+ passed) in .*\Z", result.stdout.strip(), re.MULTILINE)
             printed = f"{last[1]}\n" if last else result.stdout
         else:

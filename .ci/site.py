@@ -54,13 +54,13 @@ entries: list[Entry] = []
 def public_modules() -> tuple[str, ...]:
     """Modules that users import from: those directly below eventflow.
 
-    Of a package that offers nothing itself, the modules inside. ``lifecycle`` is for the bus; what
-    of it is for users stands at the top.
+    Of a package that offers nothing itself, the modules inside. ``lifecycle`` is for the bus, and
+    what of it is for users stands at the top; ``cli`` is for the command line.
     """
     found: list[str] = []
     for path in sorted(ROOT.joinpath("eventflow").iterdir()):
         name = path.stem
-        if name.startswith("_") or name == "lifecycle":
+        if name.startswith("_") or name in {"cli", "lifecycle"}:
             continue
         if path.suffix == ".py" or path.joinpath("__init__.py").exists():
             module = importlib.import_module(f"eventflow.{name}")

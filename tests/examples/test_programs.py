@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=50,
     )
 
 

@@ -51,7 +51,9 @@ type: ## mypy --strict, then pyright in strict mode
 
 docs: ## build the site into .cache/site; a warning is an error
 	@$(SETUP) checks
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file .mkdocs.yml
+	@mkdir -p .cache
+	@# Not --quiet: with it mkdocs counts no warnings, and --strict lets everything pass.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .mkdocs.yml >.cache/docs.log 2>&1 || { cat .cache/docs.log; exit 1; }
 	@$(BIN)/towncrier build --draft --version next >.cache/changelog.md 2>&1 || { cat .cache/changelog.md; exit 1; }
 	@echo "docs: .cache/site/index.html"
 

@@ -3,7 +3,9 @@
 As a script, ``python page.py PAGE`` runs every ``python`` block of the page from the top, in one
 namespace, as if they had been pasted into one file. ``await`` may stand at the top level: such a
 block runs on the page's event loop. A ``text`` block whose fence follows the line
-``<!-- output -->`` is what the block before it has to have printed.
+``<!-- output -->`` is what the block before it has to have printed. A block with a title, such as
+``python title="shop.py"``, is a file too: it is written into the working directory first, so that
+later blocks can import it.
 """
 
 from __future__ import annotations
@@ -23,18 +25,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,}) *(?P<language>[^\s`{]*)[^`]*$")
+FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,}) *(?P<language>[^\s`{]*)(?P<more>[^`]*)$")
+TITLE = re.compile(r'title="([\w.-]+)"')
 OUTPUT = "<!-- output -->"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, the line its text begins on, the line before its fence."""
+    """A fenced block: its language, the line its text begins on, the line before its fence.
+
+    ``title`` is the name of the file it is, empty where it is none.
+    """
 
     language: str
     line: int
     text: str
     before: str
+    title: str
 
 
 def blocks(path: Path) -> Iterator[Block]:
@@ -52,7 +59,8 @@ def blocks(path: Path) -> Iterator[Block]:
         indent = len(opened["indent"])
         text = "".join(line[indent:] + "\n" for line in lines[start:end])
         before = next((line.strip() for line in reversed(lines[:at]) if line.strip()), "")
-        yield Block(opened["language"], start + 1, text, before)
+        title = TITLE.search(opened["more"])
+        yield Block(opened["language"], start + 1, text, before, title[1] if title else "")
         at = end + 1
 
 
@@ -64,9 +72,12 @@ def run(path: Path) -> None:
     """
     # In the place of __main__, so that annotations written as text are found.
     page = sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.path.insert(0, "")
     printed = ""
     with asyncio.Runner() as runner:
         for block in blocks(path):
+            if block.title:
+                Path(block.title).write_text(block.text, encoding="utf-8")
             if block.language == "python":
                 # Blank lines in front, so that a traceback names the page's own line.
                 code = compile(

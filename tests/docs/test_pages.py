@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docs.page import OUTPUT, blocks
+from tests.docs.page import OUTPUT, Block, blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -18,7 +24,8 @@ PAGES = [
 ]
 RUNNER = Path(__file__).with_name("page.py")
 LEFT_BEHIND = ("Warning", "Exception ignored", "never retrieved", "was destroyed", "never awaited")
-LANGUAGES = {"python", "sh", "text", "json", "toml", "yaml", "mermaid"}
+# What nobody runs is "text", also where it is code: of libraries that are not installed here.
+LANGUAGES = {"python", "sh", "console", "text", "json", "toml", "yaml"}
 
 
 def name(path: Path) -> str:
@@ -71,6 +78,52 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
 def test_the_blocks_of_a_page_are_labelled(page: Path) -> None:
     """A block without a known language would be neither run nor read."""
     assert {block.language for block in blocks(page)} <= LANGUAGES
+
+
+def sessions(page: Path) -> Iterator[tuple[Block, str, str]]:
+    """The commands of a page's console blocks, each with what it is said to print."""
+    for block in blocks(page):
+        if block.language == "console":
+            for part in block.text.split("$ ")[1:]:
+                command, _, output = part.partition("\n")
+                yield block, command, output
+
+
+def normal(output: str) -> str:
+    """Without what differs from run to run: how long it took."""
+    return re.sub(r" in \d+\.\d+s\b", " in 0.01s", output)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if [*sessions(p)]], ids=name)
+def test_a_session_goes_as_the_page_says(page: Path, tmp_path: Path) -> None:
+    """The files of a page, and the commands between them, in the order they stand there.
+
+    Setting up is left out: the environment of the suite stands in for the reader's.
+    """
+    ran = 0
+    for block in blocks(page):
+        if block.title:
+            tmp_path.joinpath(block.title).write_text(block.text)
+        for _, command, output in [s for s in sessions(page) if s[0] == block]:
+            program, *arguments = shlex.split(command)
+            if program in {"mkdir", "cd", "python3", ".", "pip"}:
+                assert output == "", f"{name(page)}: {command} is not run here"
+                continue
+            assert program == "python", f"{name(page)}: {command}"
+            result = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=50,
+            )
+            assert result.returncode == 0, result.stdout + result.stderr
+            assert normal(result.stdout) == normal(output), command
+            assert not [words for words in LEFT_BEHIND if words in result.stderr], result.stderr
+            ran += 1
+    assert ran
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

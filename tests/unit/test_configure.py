@@ -318,7 +318,11 @@ def test_a_failing_processor_costs_no_line() -> None:
     (line,) = lines(stream)
     assert "RuntimeError" in line["processor_failed"]
     assert "secret" not in line
-    configure(format="json", stream=stream, processors=[lambda *_: "text"])
+
+    def renders(logger: Any, name: str, line: Any) -> str:
+        return "text"
+
+    configure(format="json", stream=stream, processors=[renders])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
 
@@ -550,3 +554,25 @@ def test_uvicorn_writes_in_the_same_form() -> None:
     access = [line for line in written if line["logger"] == "uvicorn.access"]
     assert [line["event"].endswith('"GET /x HTTP/1.1" 200') for line in access] == [True]
     assert not any("color_message" in line for line in written)
+
+
+async def test_a_key_function_may_log_before_there_is_an_event() -> None:
+    """It runs in a worker that has no event yet; the line comes, and so does ours."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+
+    def key(event: Ping) -> object:
+        structlog.get_logger().info("key")
+        raise ValueError("no key")
+
+    async def handle(event: Ping) -> None:
+        raise AssertionError
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, handle, order_key=key, concurrency=2)
+        await bus.wait_idle()
+        event = Ping()
+        await bus.publish(event)
+    by_event = {line["event"]: line for line in lines(stream)}
+    assert "event_id" not in by_event["key"]
+    assert by_event["eventflow.key_failed"]["event_id"] == event.id

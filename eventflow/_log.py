@@ -25,6 +25,8 @@ __all__ = ("IDS_PER_LINE", "EventLogger", "complain", "flush_repeats", "shown")
 
 IDS_PER_LINE = 100
 
+_NO_EVENT: Any = None
+
 # repr() of values escapes newlines, escape sequences and bidi controls: one line a record.
 _render = structlog.processors.KeyValueRenderer(key_order=["event"], repr_native_str=True)
 
@@ -90,7 +92,10 @@ def _correlated(facts: dict[str, Any]) -> dict[str, Any]:
     line is about another event and another subscription.
     """
     attempt, event_id = current_attempt(), facts.get("event_id")
-    if attempt is not None and event_id is not None and event_of(attempt.item).id == event_id:
+    # A worker between two events has an attempt without one; key functions run there.
+    if attempt is None or event_id is None or attempt.item is _NO_EVENT:
+        return facts
+    if event_of(attempt.item).id == event_id:
         facts.setdefault("correlation_id", EventContext.of(attempt).correlation_id)
     return facts
 

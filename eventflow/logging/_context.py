@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ("add_event_context", "is_own")
 
+_NO_EVENT: Any = None
+
 
 def add_event_context(
     logger: Any, method_name: str, event_dict: structlog.typing.EventDict
@@ -28,7 +30,8 @@ def add_event_context(
         structlog.configure(processors=[add_event_context, structlog.processors.JSONRenderer()])
     """
     attempt = current_attempt()
-    if attempt is not None and not is_own(event_dict):
+    # A worker between two events has an attempt without one; key functions run there.
+    if attempt is not None and attempt.item is not _NO_EVENT and not is_own(event_dict):
         context = EventContext.of(attempt)
         event_dict.setdefault("event_id", context.event_id)
         event_dict.setdefault("topic", context.topic)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventflow._escape import error_text, escaped
@@ -151,6 +151,7 @@ hostile = st.text(
 
 @pytest.mark.fault("SEC-11")
 @pytest.mark.parametrize("form", ["json", "console"])
+@settings(deadline=None)
 @given(event=hostile, key=hostile, value=hostile, message=hostile)
 def test_a_record_is_a_line_whatever_it_says(
     form: Any, event: str, key: str, value: str, message: str
@@ -319,10 +320,10 @@ def test_a_failing_processor_costs_no_line() -> None:
     assert "RuntimeError" in line["processor_failed"]
     assert "secret" not in line
 
-    def returns_text(logger: Any, name: str, event_dict: Any) -> Any:
+    def renders(logger: Any, name: str, line: Any) -> str:
         return "text"
 
-    configure(format="json", stream=stream, processors=[returns_text])
+    configure(format="json", stream=stream, processors=[renders])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
 
@@ -514,43 +515,23 @@ def test_no_log_stops_a_handler(mode: str, redirect: str, tmp_path: Path) -> Non
         assert result.stderr.count("processor_failed") == len(result.stderr.splitlines()) > 45
 
 
-SERVER = """
-import socket, threading, urllib.request
-import uvicorn
-import eventflow.logging
+async def test_a_key_function_may_log_before_there_is_an_event() -> None:
+    """It runs in a worker that has no event yet; the line comes, and so does ours."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
 
-eventflow.logging.configure(format="json")
-ready = threading.Event()
+    def key(event: Ping) -> object:
+        structlog.get_logger().info("key")
+        raise ValueError("no key")
 
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        ready.set()
-        await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+    async def handle(event: Ping) -> None:
+        raise AssertionError
 
-listening = socket.create_server(("127.0.0.1", 0))
-server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-thread.start()
-assert ready.wait(20)
-urllib.request.urlopen(f"http://127.0.0.1:{listening.getsockname()[1]}/x", timeout=20).read()
-server.should_exit = True
-thread.join(20)
-"""
-
-
-def test_uvicorn_writes_in_the_same_form() -> None:
-    """With ``log_config=None``, each of its lines is JSON, access log included."""
-    result = subprocess.run(
-        [sys.executable, "-c", SERVER], capture_output=True, text=True, check=True, timeout=50
-    )
-    assert result.stdout == ""
-    written = [json.loads(line) for line in result.stderr.splitlines()]
-    access = [line for line in written if line["logger"] == "uvicorn.access"]
-    assert [line["event"].endswith('"GET /x HTTP/1.1" 200') for line in access] == [True]
-    assert not any("color_message" in line for line in written)
+    async with EventBus() as bus:
+        bus.subscribe(Ping, handle, order_key=key, concurrency=2)
+        await bus.wait_idle()
+        event = Ping()
+        await bus.publish(event)
+    by_event = {line["event"]: line for line in lines(stream)}
+    assert "event_id" not in by_event["key"]
+    assert by_event["eventflow.key_failed"]["event_id"] == event.id

@@ -6,6 +6,7 @@ attempt at handling it this is, and how long that may take travel beside it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from eventflow._cause import Envelope, Origin, current_attempt, current_cause
 from eventflow.errors import InvalidOptionError, NotInHandlerError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
 
     from eventflow._cause import Attempt
     from eventflow.events import Event
@@ -55,6 +56,9 @@ def publishing(
             f"correlation_id must be a text of one character or more, not {correlation_id!r}",
             option="correlation_id",
         )
+    custom: object = metadata
+    if custom is not None and not isinstance(custom, Mapping):
+        raise InvalidOptionError("metadata must map texts to texts", option="metadata")
     texts = None if metadata is None else dict(metadata)
     if texts and not all(isinstance(text, str) for pair in texts.items() for text in pair):
         raise InvalidOptionError("metadata must map texts to texts", option="metadata")

@@ -128,6 +128,7 @@ def complete_schema(
         fields = fields["schema"]
     for computed in fields.get("computed_fields", ()):
         refuse(cls.__name__, computed["property_name"], "a computed field", "use a plain property")
+    before = {function["type"] for function in functions} - {"function-after"}
     open_parameters = bool(cls.__pydantic_generic_metadata__["parameters"])
     for name, info in cls.__pydantic_fields__.items():
         if not open_parameters:
@@ -138,6 +139,8 @@ def complete_schema(
         raw_allowed=raw_allowed,
         generic=open_parameters,
         config=model.get("config", {}),
+        # An event's own function can put anything into its parts, too.
+        behind_function=not raw_allowed or bool(before),
     )
     keys = {name: _keys(cls, name, field) for name, field in fields["fields"].items()}
     _check_keys(cls, {name: written for name, (written, _) in keys.items()})
@@ -147,9 +150,10 @@ def complete_schema(
         name: RawField(*keys[name], optional, "serialization_exclude_if" in fields["fields"][name])
         for name, optional in walk.raw_fields.items()
     }
-    if raw and {function["type"] for function in functions} & {"function-before", "function-wrap"}:
+    if raw and before:
         problem = "a before or wrap validator of the model would not see the bytes of RawJson"
         refuse(cls.__name__, next(iter(raw)), problem, "use an after one")
+    _check_raw_keys(cls, raw, fields["fields"])
     metadata["eventflow_class"] = (raw, walk.nested)
     return Completed(schema, raw, walk.nested)
 
@@ -197,3 +201,24 @@ def _check_keys(cls: type[BaseModel], keys: dict[str, str]) -> None:
         if key in seen:
             refuse(cls.__name__, name, f"{key!r} is also the key of {seen[key]}", "rename one")
         seen[key] = name
+
+
+def _check_raw_keys(
+    cls: type[BaseModel], raw: dict[str, RawField], fields: dict[str, Node]
+) -> None:
+    """Refuse another field that reads what is cut out for `RawJson`: it would find nothing."""
+    cut = {field.key: name for name, field in raw.items()}
+    for name, field in fields.items():
+        alias: str | list[Any] = field.get("validation_alias") or name
+        paths: list[Any] = (
+            [[alias]]
+            if isinstance(alias, str)
+            else alias
+            if isinstance(alias[0], list)
+            else [alias]
+        )
+        for path in paths:
+            if cut.get(path[0], name) != name:
+                problem = f"{path[0]!r} is the key of {cut[path[0]]}, which keeps it as RawJson"
+                remedy = f"read it when needed: event.{cut[path[0]]}.decode(...)"
+                refuse(cls.__name__, name, problem, remedy)

@@ -34,6 +34,17 @@ class FrozenModel(BaseModel, defer_build=True):
         """
         return cls.model_validate(values, by_alias=True, by_name=True)
 
+    # Hidden from type checkers, which see pydantic's full signature.
+    if not TYPE_CHECKING:
+
+        @classmethod
+        def model_validate_strings(cls, obj: Any, **options: Any) -> Self:
+            """Refuse: text for numbers is what events are strict about."""
+            raise TypeError(
+                f"{cls.__name__} is not made of strings: use {cls.__name__}(...) with values, or "
+                "from_json for an event"
+            )
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; what is in ``update`` is validated, unlike with a bare model.
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from eventflow.events._annotations import refuse
 from eventflow.events._defaults import checked_default
-from eventflow.events._leaves import LEAVES
+from eventflow.events._leaves import LEAVES, encodable_text, exact_enum
 from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
@@ -43,6 +43,7 @@ class Walk:
         raw_allowed: Whether a field may be `RawJson`.
         generic: Whether type variables are still open; such a class can't be instantiated.
         config: The configuration of the class.
+        behind_function: Whether a user's function gives the class its values.
 
     Attributes:
         raw_fields: The names of the fields that hold `RawJson`, and whether they can be ``None``.
@@ -57,11 +58,13 @@ class Walk:
         raw_allowed: bool,
         generic: bool,
         config: Node,
+        behind_function: bool,
     ) -> None:
         self._owner = owner
         self._resolve = resolve
         self._raw_allowed = raw_allowed
         self._generic = generic
+        self._behind_function = behind_function
         self._config: Node = {**config, "title": owner}
         self._names: list[str] = []
         self._raw_here = False
@@ -126,6 +129,8 @@ class Walk:
                 self._refuse(path, "strict=False", "events are strict about types; drop it")
             if kind == "datetime" and node.get("tz_constraint") == "naive":
                 self._refuse(path, "a naive datetime is no point in time", "use datetime")
+            if kind == "str" and self._behind_function:
+                return encodable_text(node)
             return leaf(node)
         result: Node = method(node, path)
         return result
@@ -143,7 +148,7 @@ class Walk:
 
     def _enum(self, node: Node, path: str) -> Node:
         check_enum(node["cls"], partial(self._refuse, path))
-        return node
+        return exact_enum(node)
 
     def _nullable(self, node: Node, path: str) -> Node:
         return {**node, "schema": self.node(node["schema"], path)}
@@ -163,9 +168,11 @@ class Walk:
     def _tuple(self, node: Node, path: str) -> Node:
         items = [self.node(item, f"{path}[]") for item in node["items_schema"]]
         exact: Any = {**node, "items_schema": items, "strict": True}
+        # Not strict: behind a user's validator the parser's array comes as a list.
+        read: Any = {**exact, "strict": False}
         return _marked(
             core_schema.json_or_python_schema(
-                json_schema=exact,
+                json_schema=read,
                 python_schema=core_schema.no_info_before_validator_function(_as_tuple, exact),
             )
         )
@@ -214,17 +221,29 @@ class Walk:
         return self.node(node["strict_schema"], path)
 
     def _function_before(self, node: Node, path: str) -> Node:
-        return {**node, "schema": self.node(node["schema"], path)}
+        return {**node, "schema": self._behind(node, path)}
 
     def _function_after(self, node: Node, path: str) -> Node:
+        return self._checked(node, self.node(node["schema"], path))
+
+    def _function_wrap(self, node: Node, path: str) -> Node:
+        return self._checked(node, self._behind(node, path))
+
+    def _behind(self, node: Node, path: str) -> Node:
+        """Walk what gets its values from a user's function, which can return anything."""
+        before, self._behind_function = self._behind_function, True
         inner = self.node(node["schema"], path)
-        if self._raw_here and kind_of(bare(inner)) == "raw":
-            return {**node, "schema": inner}
+        self._behind_function = before
+        return inner
+
+    def _checked(self, node: Node, inner: Node) -> Node:
         # What the user's function returned is checked like what the caller gave.
         checked: Any = [{**node, "schema": inner}, as_made(inner, self._resolve)]
-        return _marked(core_schema.chain_schema(checked))
-
-    _function_wrap = _function_after
+        chain = _marked(core_schema.chain_schema(checked))
+        if self._raw_here and kind_of(bare(inner)) == "raw":
+            chain["serialization"] = bare(inner)["serialization"]
+            chain["metadata"]["eventflow_kind"] = "raw"
+        return chain
 
     def _function_plain(self, node: Node, path: str) -> Node:
         self._refuse(path, "a plain validator hides what it returns", "use a before or after one")
@@ -255,7 +274,9 @@ class Walk:
             self._model(bare(target), path)
             return node
         self._open.add(reference)
-        rewritten = {**self.node({k: v for k, v in target.items() if k != "ref"}, path)}
+        # Other fields refer to it too, perhaps from behind a function.
+        plain: Node = {"schema": {k: v for k, v in target.items() if k != "ref"}}
+        rewritten = {**self._behind(plain, path)}
         self._open.discard(reference)
         target.clear()
         target.update(rewritten, ref=reference)

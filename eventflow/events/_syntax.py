@@ -27,7 +27,9 @@ _ANYTHING = SchemaValidator(
 _BYTE_N, _BYTE_I = b"NI"
 # Compiled when an error is described, not when this is imported.
 _POSITION = r"(?s)(.*?) at line (\d+) column (\d+)"
-_CONSTANT = rb'(?s)"(?:[^"\\]|\\.)*+"|NaN|-?Infinity'
+# Everything before the first NaN or Infinity outside of strings.
+_BEFORE_CONSTANT = rb'(?s)(?:[^"NI]++|"(?:[^"\\]++|\\.)*+")*+'
+_BLOCK = 1 << 14
 
 
 class JsonSyntaxError(Exception):
@@ -70,9 +72,12 @@ def check_constants(data: bytes) -> None:
         return
     except ValueError:
         pass
-    for match in re.finditer(_CONSTANT, data):
-        if not match[0].startswith(b'"'):
-            raise JsonSyntaxError(f"{match[0].decode()} is not JSON", match.start())
+    before = re.match(_BEFORE_CONSTANT, data)
+    start = 0 if before is None else before.end()
+    constant = "NaN" if data.startswith(b"N", start) else "Infinity"
+    if data.startswith(b"-", start - 1):
+        start, constant = start - 1, f"-{constant}"
+    raise JsonSyntaxError(f"{constant} is not JSON", start)
 
 
 def check_depth(data: bytes) -> None:
@@ -90,7 +95,16 @@ def syntax_error(data: bytes, message: str) -> JsonSyntaxError:
     reason, line, column = match[1], int(match[2]), int(match[3])
     if reason.startswith("EOF"):
         return JsonSyntaxError("the document ends too early", len(data))
-    start = 0
-    for _ in range(line - 1):
-        start = data.index(b"\n", start) + 1
+    start = _start_of_line(data, line)
     return JsonSyntaxError(reason, min(start + max(column - 1, 0), len(data)))
+
+
+def _start_of_line(data: bytes, line: int) -> int:
+    """Where a line begins, counted from 1; blocks without it are only counted."""
+    breaks, start = line - 1, 0
+    while breaks > (here := data.count(b"\n", start, start + _BLOCK)) and start < len(data):
+        breaks -= here
+        start += _BLOCK
+    for _ in range(breaks):
+        start = data.find(b"\n", start) + 1
+    return start

@@ -172,9 +172,10 @@ class Event(FrozenModel):
                 It never holds the whole body. What a validator raised, other than the
                 ``ValueError`` it may raise, is its ``__cause__``.
             ValueError: ``occurred_at`` is naive.
+            TypeError: ``data`` is not bytes.
         """
         if type(data) is not bytes:
-            data = bytes(data)
+            data = _as_bytes(cls, data)
         problem: EventDecodeError
         cause: Exception | None = None
         try:
@@ -227,7 +228,12 @@ class Event(FrozenModel):
         def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
             """Validate JSON like `from_json`, with pydantic's options and pydantic's errors."""
             validate = super().model_validate_json
-            data = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
+            # A lone surrogate becomes bytes that the parser refuses.
+            data = (
+                json_data.encode(errors="surrogatepass")
+                if isinstance(json_data, str)
+                else _as_bytes(cls, json_data)
+            )
             cls.__pydantic_validator__.title  # noqa: B018 - completes the class
             plan = cls.__eventflow_plan__
             options = {"extra": "ignore", **options}
@@ -340,6 +346,18 @@ def _read_first(cls: type[Event], data: bytes) -> Any:
     if cls.__pydantic_complete__:
         cls.__eventflow_read__ = read
     return read(data)
+
+
+def _as_bytes(cls: type[Event], data: Any) -> bytes:
+    if isinstance(data, (bytes, bytearray)):
+        return bytes(data)
+    if isinstance(data, memoryview):
+        return data.tobytes()
+    remedy = "; encode it first: text.encode()" if isinstance(data, str) else ""
+    raise TypeError(
+        f"{cls.__name__} is read from bytes, bytearray or memoryview, "
+        f"not {type(data).__name__}{remedy}"
+    )
 
 
 def _stamped(event: Event) -> Event:

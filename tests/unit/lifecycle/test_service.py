@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import random
+import sys
 import threading
 import tracemalloc
 from collections import Counter
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
 
 STRESS = os.environ.get("EVENTFLOW_STRESS") == "1"
+# Run a second time by the suite itself, in development mode, which is twenty times slower here.
+AGAIN = sys.flags.dev_mode
 
 
 class Member:
@@ -861,7 +864,7 @@ def test_random_shutdowns(part: int) -> None:
     logging.getLogger("eventflow").addHandler(quiet := logging.NullHandler())
     logging.getLogger("eventflow").propagate = False
     try:
-        count = 10_000 if STRESS else 1_000
+        count = 10_000 if STRESS else 50 if AGAIN else 1_000
         overruns: list[float] = []
         for seed in range(part * count, (part + 1) * count):
             try:
@@ -885,7 +888,7 @@ def test_random_shutdowns(part: int) -> None:
 @pytest.mark.stress
 def test_cycles_leave_nothing() -> None:
     """1,000 of a service with two buses (200 here): tasks, threads, files and memory as before."""
-    cycles = 1_000 if STRESS else 200
+    cycles = 1_000 if STRESS else 50 if AGAIN else 200
 
     def in_thread(event: Ping) -> None: ...
 

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, signals: StopSignals, guard: Guard) -> in
     if arguments.parent is not None:
         os.set_inheritable(arguments.parent, False)
         guard.watch_parent(arguments.parent, lambda: _parent_is_gone(signals))
-    _configure_logging(arguments.log_format)
+    eventflow_logging.configure(format=arguments.log_format)
     try:
         ready_file = _checked_ready_file(arguments.ready_file)
         loop_factory = _loop_factory(arguments.loop)
@@ -101,12 +101,6 @@ def run(arguments: argparse.Namespace, signals: StopSignals, guard: Guard) -> in
         parent=arguments.parent,
     )
     return process.run(loop_factory)
-
-
-def _configure_logging(log_format: str | None) -> None:
-    configure: Callable[..., None] | None = getattr(eventflow_logging, "configure", None)
-    if configure is not None:
-        configure(format=log_format)
 
 
 def _parent_is_gone(signals: StopSignals) -> None:

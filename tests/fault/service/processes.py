@@ -171,11 +171,16 @@ class Run:
     def until_said(self, text: str) -> None:
         self.until(lambda: text in self.stderr, text)
 
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log, which is JSON where nobody asks for another form."""
+        lines = (line for line in self.stderr.splitlines() if line.startswith("{"))
+        return [json.loads(line) for line in lines]
+
     def ledger(self) -> Counter[str]:
         """The counts in the line that a service writes at its end, in whichever format."""
         (line,) = (line for line in self.stderr.splitlines() if "eventflow.service_stopped" in line)
         found = Counter[str]()
-        for name, number in re.findall(r"""['"](\w+)['"]: (\d+)""", line):
+        for name, number in re.findall(r"""['"](\w+)['"]: ?(\d+)""", line):
             found[name] += int(number)
         return found
 

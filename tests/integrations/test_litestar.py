@@ -43,6 +43,7 @@ def shop(*lifespans: Any, events: Any = publisher) -> Litestar:
         [place, over_websocket],
         lifespan=[*lifespans],
         dependencies={"events": Provide(events)},
+        logging_config=None,  # else it sets the level of the whole process
     )
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ("cut_out", "read_around")
 
-# A placeholder is this and the index, so that no number of a document is taken for one.
-_BASE = int.from_bytes(os.urandom(7))
-
-# What was cut out of the document that is being read; a placeholder stands in its place.
+# What was cut out of the document that is being read; a placeholder in its place is the index,
+# counted from a number that nobody outside this process can know, so that no number of another
+# document, which a validator of the user's may be reading meanwhile, is taken for one.
 # Not pydantic's validation context: that one is the user's.
 _CUTS: ContextVar[list[bytes] | None] = ContextVar("eventflow_raw_json_cuts", default=None)
+_FIRST = int.from_bytes(os.urandom(7))
 
 
 def cut_out(placeholder: object) -> bytes | None:
@@ -29,7 +29,7 @@ def cut_out(placeholder: object) -> bytes | None:
     cuts = _CUTS.get()
     if cuts is None or type(placeholder) is not int:
         return None
-    index = placeholder - _BASE
+    index = placeholder - _FIRST
     return cuts[index] if 0 <= index < len(cuts) else None
 
 
@@ -64,7 +64,7 @@ def read_around(data: bytes, fields: Mapping[bytes, bool], validate: Callable[[b
         if value == b"null" and fields[key]:
             rest += value
         else:
-            rest += b"%d" % (_BASE + len(cuts))
+            rest += b"%d" % (_FIRST + len(cuts))
             cuts.append(value)
         position = end
     rest += data[position:]

@@ -22,7 +22,7 @@ from eventflow.events.integers import BIG_INT_DIGITS, INT64_MAX, INT64_MIN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("LEAVES", "encodable_text", "exact_enum")
+__all__ = ("LEAVES",)
 
 _BIG_INT_MAX = 10**BIG_INT_DIGITS - 1
 _MICROSECOND = timedelta(microseconds=1)
@@ -61,42 +61,11 @@ def _text(node: Node) -> Node:
         return {**node, "strict": True}
     # The JSON parser refuses them itself, so reading need not count characters.
     read: Any = {**node, "strict": True}
-    return _either(read, {**read, "min_length": 0})
-
-
-def encodable_text(node: Node) -> Node:
-    """Text that a user's function can have returned, also while JSON is read."""
-    read = _text(node)
-    if read["type"] == "str":
-        return read
-    checked = read["python_schema"]
-    return _either(checked, checked, lambda schema, handler: handler(read["json_schema"]))
-
-
-def exact_enum(node: Node) -> Node:
-    """An enum, read from exactly what its members are written as: ``true`` is no 1."""
-    written: list[object] = [member.value for member in node["members"]]
-    if not any(isinstance(value, int) for value in written):
-        return node
-    values: list[Any] = [core_schema.int_schema(strict=True)]
-    if any(isinstance(value, str) for value in written):
-        values.append(core_schema.str_schema(strict=True))
-    by_value: Any = {**node, "strict": False}
-    return _either(
-        core_schema.chain_schema([core_schema.union_schema(values), by_value]),
-        node,
-        lambda schema, handler: handler(node),
+    made: Any = {**read, "min_length": 0}
+    text: Any = core_schema.json_or_python_schema(
+        json_schema=read, python_schema=made, metadata={"eventflow_done": True}
     )
-
-
-def _either(read: Any, made: Any, *described: Callable[[Any, Any], Any]) -> Node:
-    metadata: Node = {"eventflow_done": True}
-    if described:
-        metadata["pydantic_js_functions"] = [*described]
-    schema: Any = core_schema.json_or_python_schema(
-        json_schema=read, python_schema=made, metadata=metadata
-    )
-    result: Node = schema
+    result: Node = text
     return result
 
 

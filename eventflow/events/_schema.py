@@ -15,10 +15,12 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from eventflow.events._annotations import refuse
 from eventflow.events._defaults import checked_default
-from eventflow.events._leaves import LEAVES, encodable_text, exact_enum
+from eventflow.events._handed_on import checked_below
+from eventflow.events._leaves import LEAVES
 from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
+from eventflow.events._values import exact_enum, exact_literal
 from eventflow.events.mapping import FrozenMapping
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ class Walk:
         raw_allowed: Whether a field may be `RawJson`.
         generic: Whether type variables are still open; such a class can't be instantiated.
         config: The configuration of the class.
-        behind_function: Whether a user's function gives the class its values.
 
     Attributes:
         raw_fields: The names of the fields that hold `RawJson`, and whether they can be ``None``.
@@ -58,13 +59,11 @@ class Walk:
         raw_allowed: bool,
         generic: bool,
         config: Node,
-        behind_function: bool,
     ) -> None:
         self._owner = owner
         self._resolve = resolve
         self._raw_allowed = raw_allowed
         self._generic = generic
-        self._behind_function = behind_function
         self._config: Node = {**config, "title": owner}
         self._names: list[str] = []
         self._raw_here = False
@@ -129,8 +128,6 @@ class Walk:
                 self._refuse(path, "strict=False", "events are strict about types; drop it")
             if kind == "datetime" and node.get("tz_constraint") == "naive":
                 self._refuse(path, "a naive datetime is no point in time", "use datetime")
-            if kind == "str" and self._behind_function:
-                return encodable_text(node)
             return leaf(node)
         result: Node = method(node, path)
         return result
@@ -144,7 +141,7 @@ class Walk:
 
     def _literal(self, node: Node, path: str) -> Node:
         check_literal(node["expected"], partial(self._refuse, path))
-        return node
+        return exact_literal(node)
 
     def _enum(self, node: Node, path: str) -> Node:
         check_enum(node["cls"], partial(self._refuse, path))
@@ -168,11 +165,9 @@ class Walk:
     def _tuple(self, node: Node, path: str) -> Node:
         items = [self.node(item, f"{path}[]") for item in node["items_schema"]]
         exact: Any = {**node, "items_schema": items, "strict": True}
-        # Not strict: behind a user's validator the parser's array comes as a list.
-        read: Any = {**exact, "strict": False}
         return _marked(
             core_schema.json_or_python_schema(
-                json_schema=read,
+                json_schema=_after_parsing(exact),
                 python_schema=core_schema.no_info_before_validator_function(_as_tuple, exact),
             )
         )
@@ -190,7 +185,9 @@ class Walk:
         form = core_schema.wrap_serializer_function_ser_schema(_as_dict_form, schema=exact)
         return _marked(
             core_schema.json_or_python_schema(
-                json_schema=core_schema.no_info_after_validator_function(FrozenMapping, exact),
+                json_schema=core_schema.no_info_after_validator_function(
+                    FrozenMapping, _after_parsing(exact)
+                ),
                 python_schema=core_schema.no_info_after_validator_function(
                     FrozenMapping,
                     core_schema.no_info_before_validator_function(_as_dict, exact),
@@ -221,29 +218,19 @@ class Walk:
         return self.node(node["strict_schema"], path)
 
     def _function_before(self, node: Node, path: str) -> Node:
-        return {**node, "schema": self._behind(node, path)}
+        return checked_below({**node, "schema": self.node(node["schema"], path)})
 
     def _function_after(self, node: Node, path: str) -> Node:
-        return self._checked(node, self.node(node["schema"], path))
-
-    def _function_wrap(self, node: Node, path: str) -> Node:
-        return self._checked(node, self._behind(node, path))
-
-    def _behind(self, node: Node, path: str) -> Node:
-        """Walk what gets its values from a user's function, which can return anything."""
-        before, self._behind_function = self._behind_function, True
         inner = self.node(node["schema"], path)
-        self._behind_function = before
-        return inner
-
-    def _checked(self, node: Node, inner: Node) -> Node:
+        made = as_made(inner, self._resolve)
         # What the user's function returned is checked like what the caller gave.
-        checked: Any = [{**node, "schema": inner}, as_made(inner, self._resolve)]
-        chain = _marked(core_schema.chain_schema(checked))
-        if self._raw_here and kind_of(bare(inner)) == "raw":
-            chain["serialization"] = bare(inner)["serialization"]
-            chain["metadata"]["eventflow_kind"] = "raw"
-        return chain
+        checked: Any = [checked_below({**node, "schema": inner}), made]
+        if self._raw_here:
+            # In errors the function's input is the value, not what stood for it in the body.
+            checked = [inner, {**node, "schema": made}, made]
+        return _marked(core_schema.chain_schema(checked))
+
+    _function_wrap = _function_after
 
     def _function_plain(self, node: Node, path: str) -> Node:
         self._refuse(path, "a plain validator hides what it returns", "use a before or after one")
@@ -274,9 +261,7 @@ class Walk:
             self._model(bare(target), path)
             return node
         self._open.add(reference)
-        # Other fields refer to it too, perhaps from behind a function.
-        plain: Node = {"schema": {k: v for k, v in target.items() if k != "ref"}}
-        rewritten = {**self._behind(plain, path)}
+        rewritten = {**self.node({k: v for k, v in target.items() if k != "ref"}, path)}
         self._open.discard(reference)
         target.clear()
         target.update(rewritten, ref=reference)
@@ -294,6 +279,12 @@ def _node(schema: Any) -> Node:
 def _marked(schema: Any) -> Node:
     schema["metadata"] = {**metadata_of(schema), "eventflow_done": True}
     return _node(schema)
+
+
+def _after_parsing(exact: Any) -> Any:
+    # Under a user's before or wrap validator, here or further up, a body's array comes as the
+    # list that was made of it. What comes from the parser itself can be nothing but an array.
+    return {**exact, "strict": False}
 
 
 def _types_above(node: Node) -> set[str]:

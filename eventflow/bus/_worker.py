@@ -131,7 +131,7 @@ class Worker(AttemptGuard):
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
         context, envelope, references = self._context, Envelope, sys.getrefcount
-        wants = inbox.sample.wants
+        sample = inbox.sample
         cell, before = cast("Any", None), context
         item: Any
         failure: BaseException | None
@@ -166,7 +166,7 @@ class Worker(AttemptGuard):
                             self.attempt = cell
                         slice_end = now + SLICE_S
                     mark = slice_end
-                    if wants(now):
+                    if now >= sample.due:
                         mark = self._sampled = now
                 if plain and queue:
                     item = pop()
@@ -225,7 +225,7 @@ class Worker(AttemptGuard):
     def _keep(self, now: float) -> None:
         """The attempt that is sampled has ended."""
         assert self._sampled is not None
-        self._inbox.sample.add(now - self._sampled)
+        self._inbox.sample.add(now - self._sampled, now)
         self._sampled = None
 
     def _take(self, cell: Any) -> bool:
@@ -353,7 +353,7 @@ class Worker(AttemptGuard):
                 self._cut(item)
                 raise error
             if self._sampled is not None:
-                self._inbox.sample.add(ended_at - self._sampled)
+                self._inbox.sample.add(ended_at - self._sampled, ended_at)
             if error is None and not timed_out:
                 self._inbox.handled += 1
                 self.attempt = None

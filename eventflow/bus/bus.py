@@ -165,6 +165,12 @@ class EventBus(Dispatch):
             DeadlockError: Called from a handler of the bus.
             WrongLoopError: Called in another event loop than it was entered in.
         """
+        if (
+            self._scope is not None
+            and self._scope.state == "closed"
+            and self._scope.supervisor.cancelled
+        ):
+            return  # asyncio.run() cancelled all tasks; the bus's own was faster than its owner's
         scope = self._entered()
         if asyncio._get_running_loop() is not scope.loop:
             raise WrongLoopError(

@@ -68,7 +68,7 @@ VARIANTS = (
     Variant(
         "how long handlers take",
         "no latencies in `statistics()`",
-        cuts=((WORKER, RUN + r"if wants\(now\):", r"\1if False:"),),
+        cuts=((WORKER, RUN + r"if now >= sample\.due:", r"\1if False:"),),
     ),
     Variant(
         "a swallowed cancel is seen",

@@ -155,6 +155,37 @@ MUTANTS = (
         '        log.warning(\n            "eventflow.handler_cancelled",\n',
         '        event or log.warning(\n            "eventflow.handler_cancelled",\n',
     ),
+    # -------------------------------------------------------------------------- diagnostics
+    Mutant(
+        "the wait before a retry counts as the handler's time",
+        "bus/_worker.py",
+        "        if self._sampled is not None:\n            self._sampled = attempt.started\n",
+        "",
+    ),
+    Mutant(
+        "an idle worker times its wait",
+        "bus/_worker.py",
+        "                    item = self.attempt = self._sampled = None\n",
+        "                    item = self.attempt = None\n",
+    ),
+    Mutant(
+        "a pattern that ends in > fits its own stem",
+        "bus/_explaining.py",
+        "        if len(segments) <= len(wanted):\n",
+        "        if len(segments) < len(wanted):\n",
+    ),
+    Mutant(
+        "the watchdog writes at each look",
+        "diagnostics.py",
+        "            self._report_at = 2 * blocked\n",
+        "",
+    ),
+    Mutant(
+        "a loop that waits is sent a callback all the same",
+        "diagnostics.py",
+        "        if at.f_code is _RUN_ONCE:\n            return False\n",
+        "",
+    ),
     # ------------------------------------------------------------------- overflow and turns
     Mutant(
         "a free place wakes no publisher",

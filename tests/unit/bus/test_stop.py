@@ -338,6 +338,21 @@ async def test_many_cancellations_during_a_stop() -> None:
     await stubborn.let_go()
 
 
+async def test_leaving_a_bus_that_the_loop_has_stopped_already() -> None:
+    """`asyncio.run` cancels all tasks in no order; the bus's own may be done before its owner's."""
+    bus = EventBus(name="early")
+    await bus.__aenter__()
+    bus.subscribe(Ping, Recorder(), name="r")
+    await turns()
+    [owner] = [t for t in asyncio.all_tasks() if t.get_name() == "eventflow:early:supervisor"]
+    owner.cancel()
+    await asyncio.wait([owner])
+    assert bus.ledger.state == "closed"
+    await bus.__aexit__(None, None, None)
+    with pytest.raises(BusClosedError):
+        await bus.publish(Ping())
+
+
 async def test_leaving_from_a_handler_is_refused() -> None:
     """It could only wait for itself."""
     bus = EventBus()

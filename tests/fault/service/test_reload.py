@@ -92,13 +92,14 @@ def test_the_old_process_is_drained(tmp_path: Path, recorder: Recorder) -> None:
     """What it had accepted is handled before the new one starts."""
     touched = tmp_path / "touched.py"
     touched.write_text("")
+    ready = tmp_path / "ready"
+    options = ("--reload", "--ready-file", str(ready))
     scenario = {"handler_s": 1, "events": 5, "options": {"concurrency": 5}}
-    with Run(
-        tmp_path, "shop", "--reload", recorder=recorder, cwd=tmp_path, scenario=scenario
-    ) as run:
+    with Run(tmp_path, "shop", *options, recorder=recorder, cwd=tmp_path, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 5, "in flight")
         touched.write_text("1")
         until(lambda: recorder.counts()["entered"] == 2, "started anew")
+        until(ready.exists, "entered as a whole")
         assert recorder.counts()["done"] >= 5
         run.send(SIGTERM)
         assert run.wait() == 0, run.stderr

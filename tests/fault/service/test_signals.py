@@ -38,15 +38,18 @@ def test_a_thousand_handlers_in_flight(
         "events": 1_000,
         "options": {"concurrency": 1_000},
     }
-    with Run(tmp_path, "shop", "--loop", loop, recorder=recorder, scenario=scenario) as run:
+    ready = tmp_path / "ready"
+    options = ("--loop", loop, "--ready-file", str(ready))
+    with Run(tmp_path, "shop", *options, recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.counts()["start"] == 1_000, "all in flight")
+        until(ready.exists, "entered as a whole")
         assert recorder.counts()["done"] == 0
         sent = run.send(number)
         assert run.wait() == 0, run.stderr
         took = time.monotonic() - sent
         assert run.ledger()["handled"] == 1_000
-    with Run(tmp_path, "shop", recorder=recorder, name="again") as again:
-        until(lambda: recorder.counts()["entered"] == 2, "started again")
+    with Run(tmp_path, "shop", *options, recorder=recorder, name="again") as again:
+        until(ready.exists, "started again")
         again.send(SIGTERM)
         assert again.wait() == 0, again.stderr
     recorder.end()

@@ -165,7 +165,7 @@ class Walk:
         exact: Any = {**node, "items_schema": items, "strict": True}
         return _marked(
             core_schema.json_or_python_schema(
-                json_schema=exact,
+                json_schema=_after_parsing(exact),
                 python_schema=core_schema.no_info_before_validator_function(_as_tuple, exact),
             )
         )
@@ -183,7 +183,9 @@ class Walk:
         form = core_schema.wrap_serializer_function_ser_schema(_as_dict_form, schema=exact)
         return _marked(
             core_schema.json_or_python_schema(
-                json_schema=core_schema.no_info_after_validator_function(FrozenMapping, exact),
+                json_schema=core_schema.no_info_after_validator_function(
+                    FrozenMapping, _after_parsing(exact)
+                ),
                 python_schema=core_schema.no_info_after_validator_function(
                     FrozenMapping,
                     core_schema.no_info_before_validator_function(_as_dict, exact),
@@ -273,6 +275,12 @@ def _node(schema: Any) -> Node:
 def _marked(schema: Any) -> Node:
     schema["metadata"] = {**metadata_of(schema), "eventflow_done": True}
     return _node(schema)
+
+
+def _after_parsing(exact: Any) -> Any:
+    # Under a user's before or wrap validator, here or further up, a body's array comes as the
+    # list that was made of it. What comes from the parser itself can be nothing but an array.
+    return {**exact, "strict": False}
 
 
 def _types_above(node: Node) -> set[str]:

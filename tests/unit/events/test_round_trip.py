@@ -6,14 +6,26 @@ import enum
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 
 from eventflow.events import BigInt, Event, Int64String, Part, RawJson, canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Colour(enum.Enum):
@@ -222,3 +234,74 @@ def test_anything_is_refused_or_read_again(field: str, value: Any) -> None:
     read = All.from_json(event.to_json())
     assert read == event
     assert hash(read) == hash(event)
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def passed_on(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return handler(value)
+
+
+FIELD_VALIDATORS: dict[str, Any] = {
+    "before": BeforeValidator(same),
+    "wrap": WrapValidator(passed_on),
+    "after": AfterValidator(same),
+}
+MODEL_VALIDATORS: dict[str, Any] = {
+    "before": model_validator(mode="before")(same),
+    "wrap": model_validator(mode="wrap")(classmethod(lambda cls, v, handler: handler(v))),
+    "after": model_validator(mode="after")(same),
+}
+TYPES: dict[str, Any] = {
+    name: Annotated[cast("Any", info.annotation), info] for name, info in All.model_fields.items()
+}
+LOOKED_AT = [
+    (name, level, mode)
+    for name in sorted(VALUES.keys() - {"Named-ä"})
+    for level in ("field", "event", "part", "field of the part", "the part")
+    for mode in ("before", "wrap", "after")
+    # RawJson is for an event's own field, and what runs before it is refused.
+    if "raw" not in name or (mode == "after" and level in ("field", "event"))
+]
+
+
+def looked_at(name: str, level: str, mode: str) -> type[Event]:
+    """A class whose field has validators that change nothing on one level."""
+    made: Any = create_model  # whose overloads don't know what is passed on
+    of_field, of_model = FIELD_VALIDATORS[mode], {"same": MODEL_VALIDATORS[mode]}
+    field = {"value": (Annotated[TYPES[name], of_field], ...)}
+    plain = {"value": (TYPES[name], ...)}
+    if level == "field":
+        return cast("type[Event]", made("Made", __base__=Event, **field))
+    if level == "event":
+        return cast("type[Event]", made("Made", __base__=Event, __validators__=of_model, **plain))
+    if level == "part":
+        part = made("Inner", __base__=Part, __validators__=of_model, **plain)
+    else:
+        part = made("Inner", __base__=Part, **(plain if level == "the part" else field))
+    parts = Annotated[tuple[part, ...], of_field] if level == "the part" else tuple[part, ...]
+    return cast("type[Event]", made("Made", __base__=Event, parts=(parts, ...)))
+
+
+@pytest.mark.parametrize(("name", "level", "mode"), LOOKED_AT)
+def test_validators_that_change_nothing(name: str, level: str, mode: str) -> None:
+    """With a validator of any kind anywhere, what is written is read again as it was."""
+    cls = looked_at(name, level, mode)
+    made: Any = cls
+    parts = cls.model_fields.get("parts")
+    part: Any = None if parts is None else get_args(parts.annotation)[0]
+
+    @settings(suppress_health_check=ALL_CHECKS, deadline=None, max_examples=8)
+    @given(value=VALUES[name])
+    def check(value: Any) -> None:
+        event = made(value=value) if part is None else made(parts=(part(value=value),))
+        body = event.to_json()
+        read = cls.from_json(body)
+        assert read == event
+        assert hash(read) == hash(event)
+        assert read.to_json() == body
+        assert cls.model_validate_json(body) == event
+
+    check()

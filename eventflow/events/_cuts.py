@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ("cut_out", "read_around")
 
-# What was cut out of the document that is being read; a placeholder in its place is the index.
+# What was cut out of the document that is being read; a placeholder in its place is the index,
+# counted from a number that nobody outside this process can know, so that no number of another
+# document, which a validator of the user's may be reading meanwhile, is taken for one.
 # Not pydantic's validation context: that one is the user's.
 _CUTS: ContextVar[list[bytes] | None] = ContextVar("eventflow_raw_json_cuts", default=None)
+_FIRST = int.from_bytes(os.urandom(7))
 
 
 def cut_out(placeholder: object) -> bytes | None:
     """Return the value that the placeholder stands for, ``None`` if it is not one."""
     cuts = _CUTS.get()
-    if cuts is None or type(placeholder) is not int or not 0 <= placeholder < len(cuts):
+    if cuts is None or type(placeholder) is not int:
         return None
-    return cuts[placeholder]
+    index = placeholder - _FIRST
+    return cuts[index] if 0 <= index < len(cuts) else None
 
 
 def read_around(data: bytes, fields: Mapping[bytes, bool], validate: Callable[[bytes], Any]) -> Any:
@@ -34,7 +39,7 @@ def read_around(data: bytes, fields: Mapping[bytes, bool], validate: Callable[[b
     Args:
         data: The document.
         fields: The keys of raw values, and whether ``null`` means ``None`` there.
-        validate: Validates what is left; each cut is an index into the cuts there.
+        validate: Validates what is left; each cut is a placeholder there.
 
     Raises:
         JsonSyntaxError: A raw value is not JSON.
@@ -59,7 +64,7 @@ def read_around(data: bytes, fields: Mapping[bytes, bool], validate: Callable[[b
         if value == b"null" and fields[key]:
             rest += value
         else:
-            rest += b"%d" % len(cuts)
+            rest += b"%d" % (_FIRST + len(cuts))
             cuts.append(value)
         position = end
     rest += data[position:]

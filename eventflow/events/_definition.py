@@ -44,13 +44,13 @@ class RawField(NamedTuple):
 
     Attributes:
         key: Its key on the wire.
-        read: Every key that it is read from.
+        read: Every key that it can be read from, its name included.
         optional: Whether ``null`` means ``None``.
         left_out: Whether ``None`` is left out of what is written.
     """
 
     key: str
-    read: list[str]
+    read: set[str]
     optional: bool
     left_out: bool
 
@@ -139,17 +139,21 @@ def complete_schema(
         generic=open_parameters,
         config=model.get("config", {}),
     )
-    keys = {name: _keys(cls, name, field) for name, field in fields["fields"].items()}
-    _check_keys(cls, {name: written for name, (written, _) in keys.items()})
+    keys = {name: _key(cls, name, field) for name, field in fields["fields"].items()}
+    _check_keys(cls, keys)
     for name, field in fields["fields"].items():
         walk.field(name, field)
     raw = {
-        name: RawField(*keys[name], optional, "serialization_exclude_if" in fields["fields"][name])
+        name: RawField(
+            keys[name], _looked_at(name, field), optional, "serialization_exclude_if" in field
+        )
         for name, optional in walk.raw_fields.items()
+        for field in (fields["fields"][name],)
     }
     if raw and {function["type"] for function in functions} & {"function-before", "function-wrap"}:
         problem = "a before or wrap validator of the model would not see the bytes of RawJson"
         refuse(cls.__name__, next(iter(raw)), problem, "use an after one")
+    _check_raw_keys(cls, raw, fields["fields"])
     metadata["eventflow_class"] = (raw, walk.nested)
     return Completed(schema, raw, walk.nested)
 
@@ -172,23 +176,36 @@ def _find_unknown(cls: type[BaseModel], handler: GetCoreSchemaHandler) -> None:
             refuse(cls.__name__, name, f"{shown} is not for events", "use a Part or a plain type")
 
 
-def _keys(cls: type[BaseModel], name: str, field: Node) -> tuple[str, list[str]]:
-    """Return the key that is written, which must be one that is read, and those."""
+def _key(cls: type[BaseModel], name: str, field: Node) -> str:
+    """Return the key that is written, which must be one that is read."""
     written: str = field.get("serialization_alias") or name
-    alias: str | list[Any] | None = field.get("validation_alias")
-    names: list[str | int] = []
-    if isinstance(alias, list):
-        # Each choice is a path; one of several steps reads a key of something nested.
-        paths: list[Any] = alias if isinstance(alias[0], list) else [alias]
-        names += [path[0] for path in paths if len(path) == 1]
-    else:
-        names.append(alias or name)
     config: Any = cls.model_config
-    if config.get("populate_by_name") or config.get("validate_by_name"):
-        names.append(name)
-    if written not in names:
+    by_name = config.get("populate_by_name") or config.get("validate_by_name")
+    if [written] not in _paths(name, field) and not (by_name and written == name):
         refuse(cls.__name__, name, f"written as {written!r} but not read as it", "use alias=")
-    return written, [key for key in names if isinstance(key, str)]
+    return written
+
+
+def _paths(name: str, field: Node) -> list[list[str | int]]:
+    """Return where a field is looked for; a path of several steps leads into something nested."""
+    alias: Any = field.get("validation_alias") or name
+    if isinstance(alias, str):
+        return [[alias]]
+    return alias if isinstance(alias[0], list) else [alias]
+
+
+def _looked_at(name: str, field: Node) -> set[str]:
+    """Return each key of the body whose value a field could get, by alias or by name."""
+    return {name, *(str(path[0]) for path in _paths(name, field))}
+
+
+def _check_raw_keys(cls: type[BaseModel], raw: dict[str, RawField], fields: Node) -> None:
+    """Refuse a field that could get what stands for the bytes of another one."""
+    for name, field in fields.items():
+        for other, raw_field in raw.items():
+            if name != other and (shared := raw_field.read & _looked_at(name, field)):
+                problem = f"{shared.pop()!r} is a key of {other}, which is RawJson"
+                refuse(cls.__name__, name, problem, f"rename it, or decode it from {other}")
 
 
 def _check_keys(cls: type[BaseModel], keys: dict[str, str]) -> None:

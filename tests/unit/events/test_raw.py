@@ -342,6 +342,59 @@ def test_raw_json_has_one_key(alias: Any) -> None:
     assert caught.value.path == "field"
 
 
+class Renamed(Event, topic="renamed"):
+    first: RawJson = Field(alias="x")
+    second: RawJson
+
+
+def test_raw_json_is_cut_by_the_name_of_its_field() -> None:
+    """Where names are read as well as aliases, the bytes are still those of the document."""
+    body = b'{"second": {"secret": 1}, "first": 0}'
+    for by_alias in (True, False):
+        event = Renamed.model_validate_json(body, by_alias=by_alias, by_name=True)
+        assert (bytes(event.first), bytes(event.second)) == (b"0", b'{"secret": 1}')
+    with pytest.raises(ValidationError, match="x"):
+        Renamed.model_validate_json(body)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        AliasChoices("other", "x"),
+        AliasChoices("other", AliasPath("x", "n")),
+        AliasChoices(AliasPath("x", 0), "other"),
+        AliasChoices("other", "first"),
+    ],
+)
+def test_a_key_of_raw_json_is_no_other_field_s(alias: Any) -> None:
+    """Another field that reads the key would get what stands for the bytes."""
+    options: Any = Field(validation_alias=alias, serialization_alias="other", default=1)
+    with pytest.raises(EventDefinitionError, match="RawJson") as caught:
+        create_model("Bad", __base__=Renamed, other=(int, options))
+    assert caught.value.path == "other"
+
+
+def test_a_number_is_no_raw_json() -> None:
+    """A document of the user's that is read meanwhile can't name a value of this one."""
+    found: list[str] = []
+
+    class Outer(Event, topic="outer"):
+        payload: RawJson
+        count: int
+
+        @field_validator("count")
+        @classmethod
+        def read_inside(cls, value: int) -> int:
+            for number in range(3):
+                with pytest.raises(ValidationError) as caught:
+                    TypeAdapter(Envelope).validate_json(b'{"event":"e","payload":%d}' % number)
+                found.append(caught.value.errors()[0]["type"])
+            return value
+
+    assert bytes(Outer.from_json(b'{"payload":[1],"count":2}').payload) == b"[1]"
+    assert found == ["raw_json"] * 3
+
+
 @pytest.mark.parametrize("validator", [BeforeValidator(id), WrapValidator(lambda v, h: h(v))])
 def test_validators_before_raw_json(validator: Any) -> None:
     """While a body is read there are no bytes yet that such a validator could see."""

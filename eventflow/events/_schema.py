@@ -220,10 +220,12 @@ class Walk:
 
     def _function_after(self, node: Node, path: str) -> Node:
         inner = self.node(node["schema"], path)
-        if self._raw_here and kind_of(bare(inner)) == "raw":
-            return {**node, "schema": inner}
+        made = as_made(inner, self._resolve)
         # What the user's function returned is checked like what the caller gave.
-        checked: Any = [{**node, "schema": inner}, as_made(inner, self._resolve)]
+        checked: Any = [{**node, "schema": inner}, made]
+        if self._raw_here:
+            # In errors the function's input is the value, not what stood for it in the body.
+            checked = [inner, {**node, "schema": made}, made]
         return _marked(core_schema.chain_schema(checked))
 
     _function_wrap = _function_after

@@ -114,14 +114,14 @@ class RawJson:
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
+        form = core_schema.plain_serializer_function_ser_schema(_parsed, when_used="json")
+        described = {"pydantic_js_functions": [_any_json]}
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.no_info_plain_validator_function(
-                _cut_out, metadata={"pydantic_js_functions": [_any_json]}
+            json_schema=core_schema.no_info_plain_validator_function(_cut_out, metadata=described),
+            python_schema=core_schema.is_instance_schema(
+                cls, metadata=described, serialization=form
             ),
-            python_schema=core_schema.is_instance_schema(cls),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                _parsed, when_used="json"
-            ),
+            serialization=form,
             metadata={"eventflow_kind": "raw"},
         )
 

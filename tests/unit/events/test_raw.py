@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     AliasPath,
     BaseModel,
@@ -401,6 +402,65 @@ def test_validators_before_raw_json(validator: Any) -> None:
     with pytest.raises(EventDefinitionError, match="after") as caught:
         create_model("Bad", __base__=Event, field=(Annotated[RawJson, validator], ...))
     assert caught.value.path == "field"
+
+
+def given_back(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize("result", [{"changes": []}, 7, b"7", "7", None], ids=repr)
+@pytest.mark.parametrize("inner", [RawJson, Annotated[RawJson, AfterValidator(given_back)]])
+def test_what_a_validator_makes_of_raw_json_is_checked(result: object, inner: Any) -> None:
+    """Anything else than RawJson is refused, made or read."""
+    validator = AfterValidator(lambda raw: result)
+    bad: Any = create_model("Bad", __base__=Event, field=(Annotated[inner, validator], ...))
+    with pytest.raises(ValidationError, match="RawJson"):
+        bad(field=RawJson(b"1"))
+    with pytest.raises(EventDecodeError, match="RawJson") as caught:
+        bad.from_json(b'{"field":1}')
+    assert caught.value.path == "field"
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Annotated[
+            RawJson | None, AfterValidator(lambda raw: raw and RawJson(b"[%b]" % bytes(raw)))
+        ],
+        Annotated[RawJson, AfterValidator(lambda raw: RawJson(b"[%b]" % bytes(raw)))] | None,
+    ],
+)
+def test_a_validator_can_give_other_raw_json(annotation: Any) -> None:
+    """What it returns is the value, and is written; None where None can be."""
+    made: Any = create_model("Made", __base__=Event, field=(annotation, None))
+    assert bytes(made.from_json(b'{"field":1}').field) == b"[1]"
+    assert made(field=RawJson(b"1")).to_json() == b'{"field":[1]}'
+    assert made(field=RawJson(b"1")).model_dump(mode="json") == {"field": [1]}
+    assert made().field is made(field=None).field is made.from_json(b'{"field":null}').field is None
+    for mode in ("validation", "serialization"):
+        assert made.model_json_schema(mode=mode)["properties"].keys() == {"field"}
+
+
+def test_null_from_a_validator() -> None:
+    """Where None can be, a validator can't return what would be read as None."""
+    null = Annotated[RawJson | None, AfterValidator(lambda raw: RawJson(b"null"))]
+    made: Any = create_model("Made", __base__=Event, field=(null, None))
+    with pytest.raises(ValidationError, match="give None"):
+        made(field=RawJson(b"1"))
+
+
+def test_the_error_of_a_validator_has_no_placeholder() -> None:
+    """What came is RawJson, and not the number that stood for it."""
+
+    def refused(raw: RawJson) -> RawJson:
+        raise ValueError("no")
+
+    bad: Any = create_model(
+        "Bad", __base__=Event, field=(Annotated[RawJson, AfterValidator(refused)], ...)
+    )
+    with pytest.raises(EventDecodeError) as caught:
+        bad.from_json(b'{"field":{"a":1}}')
+    assert caught.value.found == "RawJson"
 
 
 def looked_at_before() -> type[Event]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic.errors import PydanticUserError
 
 from eventflow.events._annotations import check_annotation, refuse
+from eventflow.events._handed_on import checked_below
 from eventflow.events._nodes import FUNCTIONS
 from eventflow.events._schema import Walk
 
@@ -154,6 +155,8 @@ def complete_schema(
         problem = "a before or wrap validator of the model would not see the bytes of RawJson"
         refuse(cls.__name__, next(iter(raw)), problem, "use an after one")
     _check_raw_keys(cls, raw, fields["fields"])
+    for function in functions:
+        function.update(checked_below(function))
     metadata["eventflow_class"] = (raw, walk.nested)
     return Completed(schema, raw, walk.nested)
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from eventflow.events._annotations import refuse
 from eventflow.events._defaults import checked_default
+from eventflow.events._handed_on import checked_below
 from eventflow.events._leaves import LEAVES
 from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
@@ -216,13 +217,13 @@ class Walk:
         return self.node(node["strict_schema"], path)
 
     def _function_before(self, node: Node, path: str) -> Node:
-        return {**node, "schema": self.node(node["schema"], path)}
+        return checked_below({**node, "schema": self.node(node["schema"], path)})
 
     def _function_after(self, node: Node, path: str) -> Node:
         inner = self.node(node["schema"], path)
         made = as_made(inner, self._resolve)
         # What the user's function returned is checked like what the caller gave.
-        checked: Any = [{**node, "schema": inner}, made]
+        checked: Any = [checked_below({**node, "schema": inner}), made]
         if self._raw_here:
             # In errors the function's input is the value, not what stood for it in the body.
             checked = [inner, {**node, "schema": made}, made]

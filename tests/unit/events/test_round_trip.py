@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -21,7 +22,9 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic_core import to_json
 
+from eventflow.errors import EventDecodeError
 from eventflow.events import BigInt, Event, Int64String, Part, RawJson, canonical_json
 
 if TYPE_CHECKING:
@@ -305,3 +308,82 @@ def test_validators_that_change_nothing(name: str, level: str, mode: str) -> Non
         assert cls.model_validate_json(body) == event
 
     check()
+
+
+LONE = "\udce9"
+
+
+class Named(Part):
+    name: str = ""
+    names: tuple[str, ...] = ()
+    labels: Mapping[str, str] = {}
+
+
+def wrapped(before: Callable[[Any], Any]) -> dict[str, Any]:
+    """Validators of a field and of a model that hand on something else than what they got."""
+
+    def around(value: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(before(value))
+
+    def around_model(cls: Any, value: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(before(value))
+
+    return {
+        "field before": BeforeValidator(before),
+        "field wrap": WrapValidator(around),
+        "model before": model_validator(mode="before")(before),
+        "model wrap": model_validator(mode="wrap")(classmethod(around_model)),
+    }
+
+
+@pytest.mark.parametrize("mode", ["before", "wrap"])
+@pytest.mark.parametrize("level", ["event", "part", "field", "field of the event"])
+@pytest.mark.parametrize(
+    "spoiled",
+    [{"name": LONE}, {"names": ["a", LONE]}, {"labels": {"a": LONE}}, {"labels": {LONE: "a"}}],
+    ids=ascii,
+)
+def test_a_validator_lets_in_no_text_without_utf8(
+    spoiled: dict[str, Any], level: str, mode: str
+) -> None:
+    """A lone surrogate from a validator that runs first is refused, made or read."""
+    made: Any = create_model
+    key, value = next(iter(spoiled.items()))
+    info = Named.model_fields[key]
+    of_model = {"spoil": wrapped(lambda _: spoiled)[f"model {mode}"]}
+    values: dict[str, Any] = {"part": {}}
+    if level == "event":
+        field = {key: (info.annotation, info.default)}
+        bad = made("Bad", __base__=Event, __validators__=of_model, **field)
+        values = {key: info.default}
+    elif level == "part":
+        part = made("Inner", __base__=Named, __validators__=of_model)
+        bad = made("Bad", __base__=Event, part=(part, ...))
+    elif level == "field":
+        validator = wrapped(lambda _: spoiled)[f"field {mode}"]
+        bad = made("Bad", __base__=Event, part=(Annotated[Named, validator], ...))
+    else:
+        validator = wrapped(lambda _: value)[f"field {mode}"]
+        bad = made("Bad", __base__=Event, **{key: (Annotated[info.annotation, validator], ...)})
+        values = {key: info.default}
+    with pytest.raises(EventDecodeError, match="unicode"):
+        bad.from_json(to_json(values))
+    with pytest.raises(ValidationError):
+        bad(**values)
+
+
+@pytest.mark.parametrize(
+    "handed_on",
+    [{"a"}, iter("a"), {"a": 1}.keys(), re.match("a", "a"), "a", b"a"],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_validator_hands_on_an_array_or_none(handed_on: object) -> None:
+    """For a tuple a validator that runs first gives a list or a tuple, made or read."""
+    validator = BeforeValidator(lambda _: handed_on)
+    bad: Any = create_model(
+        "Bad", __base__=Event, field=(Annotated[tuple[str, ...], validator], ...)
+    )
+    with pytest.raises(EventDecodeError, match=r"valid (tuple|array)"):
+        bad.from_json(b'{"field":[]}')
+    with pytest.raises(ValidationError):
+        bad(field=())

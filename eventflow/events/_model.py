@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
 
+from eventflow.errors import InvalidOptionError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -52,8 +54,27 @@ class FrozenModel(BaseModel, defer_build=True):
         result: Self = copied
         return result
 
-    # Hidden from type checkers, which see pydantic's full signature.
+    # Hidden from type checkers, which see pydantic's full signatures.
     if not TYPE_CHECKING:
+
+        @classmethod
+        def model_validate(cls, obj: Any, **options: Any) -> Self:
+            """Validate a dict of field values, or pass an instance through."""
+            return super().model_validate(obj, **_kept(options))
+
+        @classmethod
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+            """Validate JSON, with pydantic's options and pydantic's errors."""
+            return super().model_validate_json(json_data, **_kept(options))
+
+        @classmethod
+        def model_validate_strings(cls, obj: Any, **options: Any) -> Self:
+            """Refuse: a form in which every value is text is none that events have."""
+            raise InvalidOptionError(
+                f"model_validate_strings takes text for every type: give {cls.__name__} values "
+                "of its types, or JSON",
+                option="model_validate_strings",
+            )
 
         def model_dump(self, *, mode: str = "python", **options: Any) -> dict[str, Any]:
             """Return the fields as a dict; only JSON modes leave out a ``None`` by default."""
@@ -64,3 +85,13 @@ class FrozenModel(BaseModel, defer_build=True):
                 return super().model_dump(mode=mode, **options)
             finally:
                 _KEEP_NONE.reset(token)
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that leave the rules alone; the others are refused."""
+    strict = options.pop("strict", None)
+    if strict is not None and not strict:
+        raise InvalidOptionError("strict=False: events are strict about types", option="strict")
+    if options.get("extra") == "allow":
+        raise InvalidOptionError("extra='allow': events keep their fields only", option="extra")
+    return options

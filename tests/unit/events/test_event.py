@@ -19,8 +19,8 @@ from typing import Any, Generic, TypeVar, cast
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from eventflow.errors import EventDefinitionError, InvalidTopicError
-from eventflow.events import Event, EventPublisher, event_name
+from eventflow.errors import EventDefinitionError, InvalidOptionError, InvalidTopicError
+from eventflow.events import Event, EventPublisher, Part, event_name
 
 T = TypeVar("T")
 
@@ -368,3 +368,41 @@ def test_subclasses_of_values_become_plain(value: Any) -> None:
     assert event.value == value
     assert getattr(event.value, "fold", 0) == getattr(value, "fold", 0)
     assert getattr(event.value, "is_safe", None) == getattr(value, "is_safe", None)
+
+
+class Inside(Part):
+    text: str = ""
+
+
+@pytest.mark.parametrize("cls", [OrderPlaced, Inside])
+@pytest.mark.parametrize(
+    ("option", "validate"),
+    [
+        ("model_validate_strings", lambda cls: cls.model_validate_strings({})),
+        ("strict", lambda cls: cls.model_validate({}, strict=False)),
+        ("strict", lambda cls: cls.model_validate_json(b"{}", strict=False)),
+        ("extra", lambda cls: cls.model_validate({}, extra="allow")),
+        ("extra", lambda cls: cls.model_validate_json(b"{}", extra="allow")),
+    ],
+)
+def test_options_that_would_bend_the_rules(option: str, validate: Any, cls: Any) -> None:
+    """What pydantic would relax for one call is refused, by name."""
+    with pytest.raises(InvalidOptionError, match=option) as caught:
+        validate(cls)
+    assert caught.value.option == option
+
+
+def test_options_that_keep_the_rules() -> None:
+    """strict=True changes nothing, and extra= can be chosen among what keeps nothing."""
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+    class At(Event, topic="at"):
+        moment: datetime
+        inside: tuple[Inside, ...] = ()
+
+    body = b'{"moment":"2024-05-01T12:00:00Z","inside":[{}],"new":1}'
+    at = At(moment=noon, inside=(Inside(),))
+    assert At.model_validate_json(body, strict=True) == at
+    assert At.model_validate({"moment": noon, "inside": [Inside()]}, strict=True) == at
+    with pytest.raises(ValidationError, match="new"):
+        At.model_validate_json(body, extra="forbid")

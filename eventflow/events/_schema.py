@@ -20,6 +20,7 @@ from eventflow.events._leaves import LEAVES
 from eventflow.events._model import absent
 from eventflow.events._nodes import FUNCTIONS, Node, as_made, bare, choices_of, kind_of, metadata_of
 from eventflow.events._unions import check_choices, check_enum, check_literal
+from eventflow.events._values import exact_enum, exact_literal
 from eventflow.events.mapping import FrozenMapping
 
 if TYPE_CHECKING:
@@ -140,11 +141,11 @@ class Walk:
 
     def _literal(self, node: Node, path: str) -> Node:
         check_literal(node["expected"], partial(self._refuse, path))
-        return node
+        return exact_literal(node)
 
     def _enum(self, node: Node, path: str) -> Node:
         check_enum(node["cls"], partial(self._refuse, path))
-        return node
+        return exact_enum(node)
 
     def _nullable(self, node: Node, path: str) -> Node:
         return {**node, "schema": self.node(node["schema"], path)}

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from eventflow.events._nodes import choices_of, kind_of
+from eventflow.events._values import plain_value
 from eventflow.events.integers import INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _forms(node: Node, resolve: Callable[[Any], Any]) -> list[tuple[str, str]]:
 
 
 def _plain_form(value: object) -> str:
-    plain = value.value if isinstance(value, enum.Enum) else value
+    plain = plain_value(value)
     if plain is None:
         return "null"
     if isinstance(plain, bool):

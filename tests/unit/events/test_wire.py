@@ -48,10 +48,19 @@ class Cash(Part):
     paid_at: datetime | None = None
 
 
+class First(Part):
+    version: Literal[1] = 1
+
+
+class Second(Part):
+    version: Literal[2]
+
+
 class Tree(Part):
     children: tuple[Tree, ...] = ()
 
 
+Numbered = Annotated[First | Second, Field(discriminator="version")]
 Pay = Annotated[Card | Cash, Field(discriminator="kind")]
 
 
@@ -103,6 +112,11 @@ WRITTEN: list[tuple[Any, Any, bytes]] = [
     (Mood, Mood.GOOD, b'"good"'),
     (Literal["a", 1, True] | None, "a", b'"a"'),
     (Literal["a", 1], 1, b"1"),
+    (Literal[0, True], True, b"true"),
+    (Literal[1], Level.LOW, b"1"),
+    (Literal[2] | bool, 2, b"2"),
+    (Literal[Level.LOW, "a"], Level.LOW, b"1"),
+    (Numbered, Second(version=2), b'{"version":2}'),
     (Literal[Mood.GOOD], Mood.GOOD, b'"good"'),
     (int | str, "1", b'"1"'),
     (int | str, 1, b"1"),
@@ -243,7 +257,23 @@ REFUSED_READING: list[tuple[Any, bytes]] = [
     (timedelta, b"1.5"),
     (timedelta, b"9223372036854775808"),
     (Colour, b'"blue"'),
+    (Colour, b"2.0"),
+    (Colour, b"true"),
+    (Colour, b'"2"'),
+    (Level, b"1.0"),
+    (Level, b"1e0"),
+    (Level, b"true"),
     (Literal["a"], b'"b"'),
+    (Literal[1], b"1.0"),
+    (Literal[1], b"true"),
+    (Literal[0, True], b"1"),
+    (Literal[0, True], b"false"),
+    (Literal[True], b"1"),
+    (Literal["a", 1] | None, b"true"),
+    (Literal[Level.LOW], b"true"),
+    (Numbered, b'{"version":true}'),
+    (Numbered, b'{"version":2.0}'),
+    (Numbered, b'{"version":3}'),
     (tuple[int, str], b"[1]"),
     (tuple[int, ...], b'{"0":1}'),
     (Mapping[str, int], b"[]"),
@@ -322,6 +352,16 @@ REFUSED_MAKING: list[tuple[Any, Any]] = [
     (Colour, "red"),
     (Level, 1),
     (Literal["a"], "b"),
+    (Literal[1], True),
+    (Literal[1], 1.0),
+    (Literal[1], Decimal(1)),
+    (Literal[0, True], 1),
+    (Literal[0, True], False),
+    (Literal[True], 1),
+    (Literal["a", 1] | None, True),
+    (Literal[1] | None, True),
+    (tuple[Literal[1], ...], (True,)),
+    (Literal[Level.LOW], True),
     (tuple[int, ...], {1}),
     (tuple[int, ...], iter([1])),
     (tuple[int, ...], {1: 1}),
@@ -460,4 +500,16 @@ def test_json_schema() -> None:
         Int64String: ("string", "int64"),
         str: ("string", None),
     }
+    shown: dict[Any, Any] = {
+        Literal[1]: {"const": 1, "type": "integer", "title": "Value"},
+        Literal["a", True]: {"enum": ["a", True], "title": "Value"},
+        Level: {"$ref": "#/$defs/Level"},
+        Colour: {"$ref": "#/$defs/Colour"},
+    }
+    for annotation, schema in shown.items():
+        for mode in ("validation", "serialization"):
+            made: Any = event_of(annotation)
+            assert made.model_json_schema(mode=mode)["properties"]["value"] == schema
+    numbered = event_of(Numbered).model_json_schema()["properties"]["value"]["discriminator"]
+    assert numbered["mapping"].keys() == {"1", "2"}
     assert "additionalProperties" not in json.dumps(event_of(Line).model_json_schema())

@@ -95,6 +95,13 @@ BAD: dict[str, bytes] = {
     "duplicate, the last one wrong": b'{"x":1,"raw":1,"x":"a"}',
     "too large": b'{"x":9223372036854775808,"raw":1}',
     "a large array": b'{"x":[' + b"1," * 200_000 + b"1]}",
+    "a million lines": b'{"x":1,"raw":1}' + b"\n" * 10**6 + b"x",
+    "a million lines, no value": b'{"raw":1,"x":' + b"\n" * 10**6 + b"}",
+    "lines of text": b'{"raw":1,"x":[' + b'"abcdefg",\n' * 90_000 + b"]}",
+    "NaN behind many texts": b'{"raw":1,"x":1,"y":[' + b'"a",' * 250_000 + b"NaN]}",
+    "NaN behind many texts of its name": b'{"raw":1,"x":1,"y":[' + b'"NaN",' * 150_000 + b"NaN]}",
+    "NaN behind many numbers": b'{"raw":1,"x":1,"y":[' + b"1," * 500_000 + b"NaN]}",
+    "NaN behind escapes": b'{"raw":1,"x":1,"y":["' + b'\\"' * 500_000 + b'",NaN]}',
 }
 
 
@@ -125,6 +132,27 @@ def test_hostile_bodies(cls: type[Event], name: str) -> None:
     assert caught.value.message_id == "m-1"
     assert caught.value.found
     assert len(pickle.dumps(caught.value)) < 4000
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong"),
+    [
+        (b'{"x":1,"raw":1}', b"x"),
+        (b'{"x":1,"raw":1}\n', b"x"),
+        (b'{"x":1,"raw":1}\r\n\n', b"x"),
+        (b'{\n"x"\n:1,\n"raw":1\n}\n\n', b"x"),
+        (b'\n\n{"x"\n\n', b"x:1}"),
+        (b'\n{"x":"\xc3\xa9",\n"raw":1,"y":', b"x}"),
+        (b'{"x":1,"raw":1,"y":', b"NaN}"),
+        (b'{"x":1,"raw":1,"NaN":"\\"NaN",\n"y":[-1,', b"-Infinity]}"),
+        (b'{"x":1,"raw":1,"Infinity":[1,\n', b"Infinity]}"),
+    ],
+)
+def test_offset_in_lines(before: bytes, wrong: bytes) -> None:
+    """The offset is of the byte that is wrong, on whichever line it is."""
+    with pytest.raises(EventDecodeError) as caught:
+        Small.from_json(before + wrong)
+    assert caught.value.offset == len(before)
 
 
 @pytest.mark.fault("INP-02")

@@ -171,10 +171,11 @@ class Event(FrozenModel):
             EventDecodeError: The body is not this event, with the path and what came there.
                 It never holds the whole body. What a validator raised, other than the
                 ``ValueError`` it may raise, is its ``__cause__``.
+            TypeError: ``data`` is not bytes; text has to be encoded first.
             ValueError: ``occurred_at`` is naive.
         """
         if type(data) is not bytes:
-            data = bytes(data)
+            data = _as_bytes(cls, data)
         problem: EventDecodeError
         cause: Exception | None = None
         try:
@@ -227,7 +228,11 @@ class Event(FrozenModel):
         def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
             """Validate JSON like `from_json`, with pydantic's options and pydantic's errors."""
             validate = super().model_validate_json
-            data = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
+            try:
+                text = json_data.encode() if isinstance(json_data, str) else json_data
+                data = _as_bytes(cls, text)
+            except (TypeError, UnicodeEncodeError):
+                return validate(json_data, **options)  # pydantic says what is wrong
             cls.__pydantic_validator__.title  # noqa: B018 - completes the class
             plan = cls.__eventflow_plan__
             options = {"extra": "ignore", **options}
@@ -340,6 +345,16 @@ def _read_first(cls: type[Event], data: bytes) -> Any:
     if cls.__pydantic_complete__:
         cls.__eventflow_read__ = read
     return read(data)
+
+
+def _as_bytes(cls: type[Event], data: object) -> bytes:
+    # Not bytes() alone, which makes as many zeros as a number says.
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(
+        f"{cls.__name__} is read from bytes, bytearray or memoryview, not {type(data).__name__}"
+        + ("; encode the text as UTF-8" if isinstance(data, str) else "")
+    )
 
 
 def _stamped(event: Event) -> Event:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from eventflow.events._nodes import Node, kind_of, metadata_of
+from eventflow.events._nodes import Node, described_as, kind_of
 from eventflow.events.integers import BIG_INT_DIGITS, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ def _integer(node: Node) -> Node:
     }
     if kind == "big-int":
         # Thousands of digits are no bound that a reader of the JSON schema could take.
-        bounded["metadata"] = {
-            **metadata_of(node),
-            "eventflow_done": True,
-            "pydantic_js_functions": [lambda _, handler: handler(node)],
-        }
+        bounded["metadata"] = described_as(node)
     if kind != "int64-string":
         return bounded
     bounded["serialization"] = core_schema.to_string_ser_schema(when_used="json")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import core_schema
 
+from eventflow.events._nodes import described_as
+
 if TYPE_CHECKING:
     from eventflow.events._nodes import Node
 
@@ -58,8 +60,9 @@ def exact_literal(node: Node) -> Node:
     ]
     if not any(isinstance(value, _Exactly) for value in expected):
         return node
+    literal: Any = {**node, "expected": expected}
     exact: Any = core_schema.no_info_after_validator_function(
-        _unwrapped, {**node, "expected": expected}, metadata=_described_as(node)
+        _unwrapped, literal, metadata=described_as(node)
     )
     result: Node = exact
     return result
@@ -81,7 +84,7 @@ def exact_enum(node: Node) -> Node:
     exact: Any = core_schema.json_or_python_schema(
         json_schema=core_schema.chain_schema([number, plain]),
         python_schema=plain,
-        metadata=_described_as(node),
+        metadata=described_as(node),
     )
     result: Node = exact
     return result
@@ -89,10 +92,3 @@ def exact_enum(node: Node) -> Node:
 
 def _unwrapped(value: Any) -> Any:
     return value.value if type(value) is _Exactly else value
-
-
-def _described_as(node: Node) -> dict[str, Any]:
-    return {
-        "eventflow_done": True,
-        "pydantic_js_functions": [lambda _, handler: handler(node)],
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.errors import PydanticUserError
@@ -350,7 +350,7 @@ def _read_first(cls: type[Event], data: bytes) -> Any:
 def _as_bytes(cls: type[Event], data: object) -> bytes:
     # Not bytes() alone, which makes as many zeros as a number says.
     if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
+        return bytes(cast("bytes", data))
     raise TypeError(
         f"{cls.__name__} is read from bytes, bytearray or memoryview, not {type(data).__name__}"
         + ("; encode the text as UTF-8" if isinstance(data, str) else "")

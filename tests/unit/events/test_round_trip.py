@@ -247,14 +247,19 @@ def passed_on(value: Any, handler: Callable[[Any], Any]) -> Any:
     return handler(value)
 
 
+def passed_on_by_model(cls: Any, value: Any, handler: Callable[[Any], Any]) -> Any:
+    return handler(value)
+
+
 FIELD_VALIDATORS: dict[str, Any] = {
     "before": BeforeValidator(same),
     "wrap": WrapValidator(passed_on),
     "after": AfterValidator(same),
 }
+CLASSMETHOD: Any = classmethod  # pydantic's types know none of a function that stands by itself
 MODEL_VALIDATORS: dict[str, Any] = {
     "before": model_validator(mode="before")(same),
-    "wrap": model_validator(mode="wrap")(classmethod(lambda cls, v, handler: handler(v))),
+    "wrap": model_validator(mode="wrap")(CLASSMETHOD(passed_on_by_model)),
     "after": model_validator(mode="after")(same),
 }
 TYPES: dict[str, Any] = {
@@ -284,7 +289,8 @@ def looked_at(name: str, level: str, mode: str) -> type[Event]:
         part = made("Inner", __base__=Part, __validators__=of_model, **plain)
     else:
         part = made("Inner", __base__=Part, **(plain if level == "the part" else field))
-    parts = Annotated[tuple[part, ...], of_field] if level == "the part" else tuple[part, ...]
+    several: Any = tuple.__class_getitem__((part, ...))
+    parts = Annotated[several, of_field] if level == "the part" else several
     return cast("type[Event]", made("Made", __base__=Event, parts=(parts, ...)))
 
 
@@ -332,7 +338,7 @@ def wrapped(before: Callable[[Any], Any]) -> dict[str, Any]:
         "field before": BeforeValidator(before),
         "field wrap": WrapValidator(around),
         "model before": model_validator(mode="before")(before),
-        "model wrap": model_validator(mode="wrap")(classmethod(around_model)),
+        "model wrap": model_validator(mode="wrap")(CLASSMETHOD(around_model)),
     }
 
 

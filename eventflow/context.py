@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from eventflow._cause import Envelope, Origin, current_attempt, current_cause
 from eventflow.errors import InvalidOptionError, NotInHandlerError
@@ -56,12 +56,9 @@ def publishing(
             f"correlation_id must be a text of one character or more, not {correlation_id!r}",
             option="correlation_id",
         )
-    custom: object = metadata
-    if custom is not None and not isinstance(custom, Mapping):
+    if metadata is not None and not _are_texts(metadata):
         raise InvalidOptionError("metadata must map texts to texts", option="metadata")
     texts = None if metadata is None else dict(metadata)
-    if texts and not all(isinstance(text, str) for pair in texts.items() for text in pair):
-        raise InvalidOptionError("metadata must map texts to texts", option="metadata")
     outer = current_cause.get()
     correlation: Event | str | None = correlation_id
     inherited: Mapping[str, str] | None = None
@@ -74,6 +71,13 @@ def publishing(
         yield
     finally:
         current_cause.reset(token)
+
+
+def _are_texts(metadata: object) -> bool:
+    if not isinstance(metadata, Mapping):
+        return False
+    pairs = cast("Mapping[object, object]", metadata).items()
+    return all(isinstance(text, str) for pair in pairs for text in pair)
 
 
 def _id_of(source: Event | str | None) -> str | None:

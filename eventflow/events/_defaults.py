@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic_core import SchemaValidator, ValidationError, core_schema
+from pydantic_core import SchemaSerializer, SchemaValidator, ValidationError, core_schema
 
-from eventflow.events._nodes import FUNCTIONS, Node, is_ours
+from eventflow.events._nodes import FUNCTIONS, Node, is_ours, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,9 +45,11 @@ def checked_default(
     if not two_forms and (looked_at or not plain):
         return {**node, "validate_default": True}
     try:
-        validator = _validator(node["schema"], path, before, config, resolve)
+        mapping = _mapping(node["schema"], path, before, resolve)
     except LookupError:  # of a part that is still being made there can be no instance
         return {**node, "validate_default": True}
+    settings = cast("core_schema.CoreConfig", config)
+    validator = SchemaValidator(mapping, settings)
 
     def valid(value: object, data: Node) -> Any:
         return validator.validate_python({**data, path: value})[path]
@@ -55,9 +57,22 @@ def checked_default(
     bare = {k: v for k, v in node.items() if k not in ("default", "copy_default")}
     if plain and not looked_at:
         try:
-            return {**bare, "default": valid(node["default"], {}), "validate_default": False}
+            value = valid(node["default"], {})
         except ValidationError:
             pass  # the next one that is made without a value says so
+        else:
+
+            def described(schema: Node, handler: Callable[[Node], Node]) -> Node:
+                # Pydantic would write it by its Python type, which says little about the wire.
+                serializer = SchemaSerializer(mapping, settings)
+                written = serializer.to_python({path: value}, mode="json", by_alias=True)
+                inner = {k: v for k, v in schema.items() if k != "default"}
+                return {**handler(inner), "default": written[path]}
+
+            metadata = metadata_of(node)
+            functions = [described, *metadata.get("pydantic_js_functions", ())]
+            metadata = {**metadata, "pydantic_js_functions": functions}
+            return {**bare, "default": value, "validate_default": False, "metadata": metadata}
 
     def made(data: Node) -> Any:
         if plain:
@@ -74,9 +89,9 @@ def checked_default(
     }
 
 
-def _validator(
-    schema: Any, path: str, before: Iterable[str], config: Node, resolve: Callable[[Any], Any]
-) -> SchemaValidator:
+def _mapping(
+    schema: Any, path: str, before: Iterable[str], resolve: Callable[[Any], Any]
+) -> core_schema.CoreSchema:
     fields = {name: core_schema.typed_dict_field(core_schema.any_schema()) for name in before}
     optional = {name: {**field, "required": False} for name, field in fields.items()}
     mapping: Any = core_schema.typed_dict_schema(
@@ -86,7 +101,7 @@ def _validator(
     _collect(schema, resolve, found)
     if found:
         mapping = core_schema.definitions_schema(mapping, list(found.values()))
-    return SchemaValidator(mapping, cast("core_schema.CoreConfig", config))
+    return cast("core_schema.CoreSchema", mapping)
 
 
 def _collect(schema: Node, resolve: Callable[[Any], Any], found: Node) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from eventflow.events._nodes import Node, kind_of
+from eventflow.events._nodes import Node, described_as, kind_of
 from eventflow.events.integers import BIG_INT_DIGITS, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def _integer(node: Node) -> Node:
         "ge": max(node.get("ge", bound[0]), bound[0]),
         "le": min(node.get("le", bound[1]), bound[1]),
     }
+    if kind == "big-int":
+        # Thousands of digits are no bound that a reader of the JSON schema could take.
+        bounded["metadata"] = described_as(node)
     if kind != "int64-string":
         return bounded
     bounded["serialization"] = core_schema.to_string_ser_schema(when_used="json")

@@ -13,6 +13,7 @@ __all__ = (
     "as_made",
     "bare",
     "choices_of",
+    "described_as",
     "is_ours",
     "kind_of",
     "metadata_of",
@@ -35,6 +36,19 @@ def kind_of(node: Node) -> str | None:
     """Return what one of our own field types is marked as."""
     kind: str | None = metadata_of(node).get("eventflow_kind")
     return kind
+
+
+def described_as(node: Node) -> Node:
+    """Return the metadata of a schema of ours that has the JSON schema of this one."""
+
+    def described(_: Node, handler: Callable[[Node], Node]) -> Node:
+        return handler(node)
+
+    return {
+        **metadata_of(node),
+        "eventflow_done": True,
+        "pydantic_js_functions": [described, *metadata_of(node).get("pydantic_js_functions", ())],
+    }
 
 
 def bare(node: Node) -> Node:

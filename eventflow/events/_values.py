@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import core_schema
 
+from eventflow.events._nodes import described_as
+
 if TYPE_CHECKING:
     from eventflow.events._nodes import Node
 
@@ -60,7 +62,7 @@ def exact_literal(node: Node) -> Node:
         return node
     literal: Any = {**node, "expected": expected}
     exact: Any = core_schema.no_info_after_validator_function(
-        _unwrapped, literal, metadata=_described_as(node)
+        _unwrapped, literal, metadata=described_as(node)
     )
     result: Node = exact
     return result
@@ -82,7 +84,7 @@ def exact_enum(node: Node) -> Node:
     exact: Any = core_schema.json_or_python_schema(
         json_schema=core_schema.chain_schema([number, plain]),
         python_schema=plain,
-        metadata=_described_as(node),
+        metadata=described_as(node),
     )
     result: Node = exact
     return result
@@ -90,10 +92,3 @@ def exact_enum(node: Node) -> Node:
 
 def _unwrapped(value: Any) -> Any:
     return value.value if type(value) is _Exactly else value
-
-
-def _described_as(node: Node) -> dict[str, Any]:
-    def described(schema: Any, handler: Any) -> Any:
-        return handler(node)
-
-    return {"eventflow_done": True, "pydantic_js_functions": [described]}

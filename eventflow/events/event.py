@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.errors import PydanticUserError
@@ -171,6 +171,7 @@ class Event(FrozenModel):
             EventDecodeError: The body is not this event, with the path and what came there.
                 It never holds the whole body. What a validator raised, other than the
                 ``ValueError`` it may raise, is its ``__cause__``.
+            TypeError: ``data`` is not bytes; text has to be encoded first.
             ValueError: ``occurred_at`` is naive.
             TypeError: ``data`` is not bytes.
         """
@@ -228,12 +229,11 @@ class Event(FrozenModel):
         def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
             """Validate JSON like `from_json`, with pydantic's options and pydantic's errors."""
             validate = super().model_validate_json
-            # A lone surrogate becomes bytes that the parser refuses.
-            data = (
-                json_data.encode(errors="surrogatepass")
-                if isinstance(json_data, str)
-                else _as_bytes(cls, json_data)
-            )
+            try:
+                text = json_data.encode() if isinstance(json_data, str) else json_data
+                data = _as_bytes(cls, text)
+            except (TypeError, UnicodeEncodeError):
+                return validate(json_data, **options)  # pydantic says what is wrong
             cls.__pydantic_validator__.title  # noqa: B018 - completes the class
             plan = cls.__eventflow_plan__
             options = {"extra": "ignore", **options}
@@ -348,15 +348,13 @@ def _read_first(cls: type[Event], data: bytes) -> Any:
     return read(data)
 
 
-def _as_bytes(cls: type[Event], data: Any) -> bytes:
-    if isinstance(data, (bytes, bytearray)):
-        return bytes(data)
-    if isinstance(data, memoryview):
-        return data.tobytes()
-    remedy = "; encode it first: text.encode()" if isinstance(data, str) else ""
+def _as_bytes(cls: type[Event], data: object) -> bytes:
+    # Not bytes() alone, which makes as many zeros as a number says.
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(cast("bytes", data))
     raise TypeError(
-        f"{cls.__name__} is read from bytes, bytearray or memoryview, "
-        f"not {type(data).__name__}{remedy}"
+        f"{cls.__name__} is read from bytes, bytearray or memoryview, not {type(data).__name__}"
+        + ("; encode the text as UTF-8" if isinstance(data, str) else "")
     )
 
 

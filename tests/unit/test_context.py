@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -63,3 +64,14 @@ def test_a_wrong_correlation_id(wrong: str) -> None:
     with pytest.raises(InvalidOptionError) as caught, publishing(correlation_id=wrong):
         pass
     assert caught.value.option == "correlation_id"
+
+
+@pytest.mark.parametrize("metadata", [["a"], "ab", [("a", "b")], 7, {"a": 1}, {1: "a"}], ids=repr)
+def test_metadata_maps_texts_to_texts(metadata: Any) -> None:
+    """Anything else is refused by name, before the block is entered."""
+    with (
+        pytest.raises(InvalidOptionError, match="metadata") as caught,
+        publishing(metadata=metadata),
+    ):
+        pytest.fail("entered")
+    assert caught.value.option == "metadata"

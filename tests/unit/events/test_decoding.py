@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 
 import eventflow.events
 from eventflow.errors import EventDecodeError
@@ -365,3 +366,24 @@ def test_no_code_from_data() -> None:
                 assert (node.module or "").split(".")[0] not in banned_modules, file
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in banned_calls, file
+
+
+@pytest.mark.parametrize("wrong", ['{"x":1}', None, 7, [1], {"x": 1}], ids=repr)
+def test_a_body_is_bytes(wrong: Any) -> None:
+    """What is no bytes is refused with what to give, and a number makes no room for as many."""
+    with pytest.raises(
+        TypeError, match=rf"bytes, bytearray or memoryview, not {type(wrong).__name__}"
+    ):
+        Small.from_json(wrong)
+    for good in (bytearray(b'{"x":1}'), memoryview(b'{"x":1}')):
+        assert Small.from_json(good) == Small(x=1)
+
+
+@pytest.mark.parametrize("cls", [Small, WithRaw])
+@pytest.mark.parametrize("wrong", ['{"x":1,"raw":"\ud800"}', None, 7, [1], {"x": 1}], ids=ascii)
+def test_pydantic_s_way_in_has_pydantic_s_errors(cls: type[Event], wrong: Any) -> None:
+    """model_validate_json refuses what is no JSON by a ValidationError, whatever it is."""
+    with pytest.raises(ValidationError, match=r"unicode|JSON"):
+        cls.model_validate_json(wrong)
+    with pytest.raises(ValidationError, match=r"unicode|JSON"):
+        Line.model_validate_json(wrong)

@@ -376,22 +376,23 @@ class Inside(Part):
 
 @pytest.mark.parametrize("cls", [OrderPlaced, Inside])
 @pytest.mark.parametrize(
-    ("option", "method", "body", "options"),
+    ("method", "options"),
     [
-        ("model_validate_strings", "model_validate_strings", {}, {}),
-        ("strict", "model_validate", {}, {"strict": False}),
-        ("strict", "model_validate_json", b"{}", {"strict": False}),
-        ("extra", "model_validate", {}, {"extra": "allow"}),
-        ("extra", "model_validate_json", b"{}", {"extra": "allow"}),
+        ("model_validate_strings", {}),
+        ("model_validate", {"strict": False}),
+        ("model_validate_json", {"strict": False}),
+        ("model_validate", {"extra": "allow"}),
+        ("model_validate_json", {"extra": "allow"}),
     ],
 )
 def test_options_that_would_bend_the_rules(
-    option: str, method: str, body: object, options: dict[str, object], cls: type
+    method: str, options: dict[str, Any], cls: type[Event]
 ) -> None:
     """What pydantic would relax for one call is refused, by name."""
-    with pytest.raises(InvalidOptionError, match=option) as caught:
-        getattr(cls, method)(body, **options)
-    assert caught.value.option == option
+    refused = next(iter(options), method)
+    with pytest.raises(InvalidOptionError, match=refused) as caught:
+        getattr(cls, method)(b"{}" if method == "model_validate_json" else {}, **options)
+    assert caught.value.option == refused
 
 
 def test_options_that_keep_the_rules() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     AliasPath,
     BaseModel,
@@ -342,12 +343,149 @@ def test_raw_json_has_one_key(alias: Any) -> None:
     assert caught.value.path == "field"
 
 
+class Renamed(Event, topic="renamed"):
+    first: RawJson = Field(alias="x")
+    second: RawJson
+
+
+def test_raw_json_is_cut_by_the_name_of_its_field() -> None:
+    """Where names are read as well as aliases, the bytes are still those of the document."""
+    body = b'{"second": {"secret": 1}, "first": 0}'
+    for by_alias in (True, False):
+        event = Renamed.model_validate_json(body, by_alias=by_alias, by_name=True)
+        assert (bytes(event.first), bytes(event.second)) == (b"0", b'{"secret": 1}')
+    with pytest.raises(ValidationError, match="x"):
+        Renamed.model_validate_json(body)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        AliasChoices("other", "x"),
+        AliasChoices("other", AliasPath("x", "n")),
+        AliasChoices(AliasPath("x", 0), "other"),
+        AliasChoices("other", "first"),
+    ],
+)
+def test_a_key_of_raw_json_is_no_other_field_s(alias: Any) -> None:
+    """Another field that reads the key would get what stands for the bytes."""
+    options: Any = Field(validation_alias=alias, serialization_alias="other", default=1)
+    with pytest.raises(EventDefinitionError, match="RawJson") as caught:
+        create_model("Bad", __base__=Renamed, other=(int, options))
+    assert caught.value.path == "other"
+
+
+def test_a_number_is_no_raw_json() -> None:
+    """A document of the user's that is read meanwhile can't name a value of this one."""
+    found: list[str] = []
+
+    class Outer(Event, topic="outer"):
+        payload: RawJson
+        count: int
+
+        @field_validator("count")
+        @classmethod
+        def read_inside(cls, value: int) -> int:
+            for number in range(3):
+                with pytest.raises(ValidationError) as caught:
+                    TypeAdapter(Envelope).validate_json(b'{"event":"e","payload":%d}' % number)
+                found.append(caught.value.errors()[0]["type"])
+            return value
+
+    assert bytes(Outer.from_json(b'{"payload":[1],"count":2}').payload) == b"[1]"
+    assert found == ["raw_json"] * 3
+
+
 @pytest.mark.parametrize("validator", [BeforeValidator(id), WrapValidator(lambda v, h: h(v))])
 def test_validators_before_raw_json(validator: Any) -> None:
     """While a body is read there are no bytes yet that such a validator could see."""
     with pytest.raises(EventDefinitionError, match="after") as caught:
         create_model("Bad", __base__=Event, field=(Annotated[RawJson, validator], ...))
     assert caught.value.path == "field"
+
+
+def bracketed(raw: RawJson) -> RawJson:
+    return RawJson(b"[%b]" % bytes(raw))
+
+
+@pytest.mark.parametrize("result", [{"changes": []}, 7, b"7", "7", None], ids=repr)
+def test_what_a_validator_makes_of_raw_json_is_checked(result: object) -> None:
+    """Anything else than RawJson is refused, made or read."""
+
+    class Bad(Event, topic="bad"):
+        field: RawJson
+
+        @field_validator("field")
+        @classmethod
+        def make(cls, raw: RawJson) -> object:
+            return result
+
+    check_refused(Bad)
+
+
+@pytest.mark.parametrize("result", [{"changes": []}, None], ids=repr)
+def test_what_the_last_of_two_validators_makes_is_checked(result: object) -> None:
+    """Also behind another one, which keeps to the rules."""
+
+    class Bad(Event, topic="bad"):
+        field: Annotated[RawJson, AfterValidator(bracketed)]
+
+        @field_validator("field")
+        @classmethod
+        def make(cls, raw: RawJson) -> object:
+            assert bytes(raw) == b"[1]"
+            return result
+
+    check_refused(Bad)
+
+
+def check_refused(bad: Any) -> None:
+    with pytest.raises(ValidationError, match="RawJson"):
+        bad(field=RawJson(b"1"))
+    with pytest.raises(EventDecodeError, match="RawJson") as caught:
+        bad.from_json(b'{"field":1}')
+    assert caught.value.path == "field"
+
+
+class BracketedOutside(Event, topic="bracketed"):
+    field: Annotated[RawJson | None, AfterValidator(lambda raw: raw and bracketed(raw))] = None
+
+
+class BracketedInside(Event, topic="bracketed"):
+    field: Annotated[RawJson, AfterValidator(bracketed)] | None = None
+
+
+@pytest.mark.parametrize("made", [BracketedOutside, BracketedInside])
+def test_a_validator_can_give_other_raw_json(made: Any) -> None:
+    """What it returns is the value, and is written; None where None can be."""
+    assert bytes(made.from_json(b'{"field":1}').field) == b"[1]"
+    assert made(field=RawJson(b"1")).to_json() == b'{"field":[1]}'
+    assert made(field=RawJson(b"1")).model_dump(mode="json") == {"field": [1]}
+    assert made().field is made(field=None).field is made.from_json(b'{"field":null}').field is None
+    for mode in ("validation", "serialization"):
+        assert made.model_json_schema(mode=mode)["properties"].keys() == {"field"}
+
+
+def test_null_from_a_validator() -> None:
+    """Where None can be, a validator can't return what would be read as None."""
+    null = Annotated[RawJson | None, AfterValidator(lambda raw: RawJson(b"null"))]
+    made: Any = create_model("Made", __base__=Event, field=(null, None))
+    with pytest.raises(ValidationError, match="give None"):
+        made(field=RawJson(b"1"))
+
+
+def test_the_error_of_a_validator_has_no_placeholder() -> None:
+    """What came is RawJson, and not the number that stood for it."""
+
+    def refused(raw: RawJson) -> RawJson:
+        raise ValueError("no")
+
+    bad: Any = create_model(
+        "Bad", __base__=Event, field=(Annotated[RawJson, AfterValidator(refused)], ...)
+    )
+    with pytest.raises(EventDecodeError) as caught:
+        bad.from_json(b'{"field":{"a":1}}')
+    assert caught.value.found == "RawJson"
 
 
 def looked_at_before() -> type[Event]:

@@ -120,6 +120,9 @@ class Run:
         scenario: Mapping[str, Any] | None = None,
     ) -> None:
         self._stderr = directory / f"{name}.stderr"
+        self._ready = directory / f"{name}.ready"
+        if "--ready-file" not in options:
+            options = (*options, "--ready-file", str(self._ready))
         target = target if ":" in target else f"{TARGET}:{target}"
         run = [sys.executable, "-W", "error", "-m", "eventflow", "run", target, *options]
         self._command = ["sh", "-c", f'{before}; exec "$@"', "sh", *run] if before else run
@@ -149,6 +152,10 @@ class Run:
     @property
     def stderr(self) -> str:
         return self._stderr.read_text()
+
+    def until_ready(self) -> None:
+        """Until everything is entered: a signal before would only end the start."""
+        until(self._ready.exists, "entered as a whole")
 
     def send(self, *numbers: signal.Signals, gap: float = 0.1) -> float:
         """Send signals, one after the other; when the last one was sent."""

@@ -68,6 +68,7 @@ def test_a_drain_shorter_than_the_handlers(tmp_path: Path, recorder: Recorder) -
     with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("ok")) == 30, "all published")
         until(lambda: len(recorder.all("start")) == 10, "ten in flight")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
         assert time.monotonic() - sent <= 0.5 + 1
@@ -100,6 +101,7 @@ def test_a_stop_with_full_buffers_and_blocked_publishers(
     }
     with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("done")) >= 5, "in full flow")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
         assert time.monotonic() - sent <= 3
@@ -141,6 +143,7 @@ def end_by_signals(case: End, directory: Path) -> None:
         Run(directory, "shop", recorder=recorder, scenario=scenario) as run,
     ):
         until(lambda: recorder.all("start") != [], "in flight")
+        run.until_ready()
         sent = run.send(*numbers)
         assert run.wait() == code, run.stderr
         assert time.monotonic() - sent <= 2
@@ -252,6 +255,7 @@ def test_stuck_threads_are_named_and_the_interpreter_exits(
     }
     with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: len(recorder.all("start")) == 5, "in flight")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == 1, run.stderr
         assert time.monotonic() - sent <= 0.3 + 0.3 + 1.5
@@ -268,6 +272,7 @@ def test_a_thread_of_the_loops_executor(
     scenario = {"seconds": seconds, "drain": 2.0, "grace": 0.2}
     with Run(tmp_path, "executor", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.all("start") != [], "running")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == code, run.stderr
         assert time.monotonic() - sent <= 2.0 + 0.2 + 1.5
@@ -278,6 +283,7 @@ def test_a_task_that_nobody_owns(tmp_path: Path, recorder: Recorder) -> None:
     """It is cancelled at the end; one that refuses is named, and exit is 1."""
     with Run(tmp_path, "with_stray_task", recorder=recorder) as run:
         until(lambda: recorder.all("start") != [], "running")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == 1, run.stderr
         assert time.monotonic() - sent <= 2

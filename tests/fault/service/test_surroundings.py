@@ -80,6 +80,7 @@ def test_the_wall_clock_jumps(tmp_path: Path, recorder: Recorder) -> None:
     tmp_path.joinpath("jumping.py").write_text(JUMPING)
     with Run(tmp_path, "jumping:service", recorder=recorder, cwd=tmp_path) as run:
         until(lambda: recorder.all("ready") != [], "all of it done")
+        run.until_ready()
         sent = run.send(SIGTERM)
         assert run.wait() == 1, run.stderr
         assert 0.9 <= time.monotonic() - sent <= 0.6 + 0.3 + 1.5

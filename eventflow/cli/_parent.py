@@ -289,6 +289,11 @@ class Reloader(Parent):
         self._seen = 0
         self._kill_at: float | None = None
 
+    def _environment(self, slot: Slot) -> dict[str, str]:
+        # Bytecode is taken for that of any source with its size and its second, and so of the
+        # code before a fast edit.
+        return {"PYTHONDONTWRITEBYTECODE": "1"}
+
     def _prepare(self, wake: socket.socket) -> None:
         threading.Thread(
             target=self._watch, args=(wake,), name="eventflow:reload", daemon=True

@@ -74,9 +74,9 @@ async def test_a_blocking_sync_handler_does_not_hold_up_the_loop() -> None:
                 lags.append(time.monotonic() - started - 0.01)
         await bus.wait_idle()
         assert sub.statistics().handled == 1
-    # The median: on a busy machine the odd beat is late for reasons of its own.
-    assert sorted(lags)[len(lags) // 2] < 0.05
-    assert len(lags) >= blocks_for / 0.01 / 6
+    # The median, with room: on a busy machine the odd beat is late for reasons of its own.
+    assert sorted(lags)[len(lags) // 2] < 0.05 * 2
+    assert len(lags) >= blocks_for / (0.01 + 0.05 * 2)
 
 
 # ------------------------------------------------------------------------------ BUS-19

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ DEADLINE_S = 30.0
 TARGET = "tests.fault.service.target"
 AT_A_TIME = 8
 """Most processes that a test runs at once: they wait more than they work."""
+
+TRACER_S = 30 if threading.gettrace() else 0
+"""How much longer a process takes to leave while coverage writes down what it has seen."""
 
 T = TypeVar("T")
 

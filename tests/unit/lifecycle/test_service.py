@@ -925,4 +925,6 @@ def test_cycles_leave_nothing() -> None:
         grown = run_virtual(main)
     finally:
         tracemalloc.stop()
-    assert grown < 16_384, f"{grown:,} bytes more after {cycles} cycles"
+    # Coverage's tracer keeps something of each thread that it has seen.
+    allowed = 16_384 + (4_096 * cycles if threading.gettrace() else 0)
+    assert grown < allowed, f"{grown:,} bytes more after {cycles} cycles"

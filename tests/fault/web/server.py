@@ -61,13 +61,14 @@ class Server:
         directory: Path,
         *arguments: str,
         target: str = "tests.fault.web.app:app",
+        before: tuple[str, ...] = (),
         **environment: str,
     ) -> None:
         self.record = directory / "record.txt"
         self.log = directory / "server.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [*command(server, target, self.port), *arguments]
+        self._command = [*before, *command(server, target, self.port), *arguments]
         self._environment = os.environ | {"RECORD": str(self.record), "PORT": str(self.port)}
         self._environment |= environment
         self._environment.setdefault("PYTHONPATH", str(ROOT))

@@ -1,8 +1,8 @@
 """Web servers and ``eventflow run`` as process 1 of a PID namespace, as in a container.
 
 For process 1 the kernel has no default actions: a signal that nobody handles does nothing, not even
-one that the process sends to itself. Not in the suite, as not every machine allows such a namespace;
-``.ci/run`` runs it where one can be had, and says so where not::
+one that the process sends to itself. Not in the suite, as not every machine allows such a
+namespace; ``.ci/run`` runs it where one can be had, and says so where not::
 
     python -m pytest tests/fault/process_one.py
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.fault.service.processes import Recorder, Run, until
 from tests.fault.web.server import SERVERS, Server
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow

@@ -114,10 +114,10 @@ def servers(kind: type[uvicorn.Server]) -> list[uvicorn.Server]:
 
 @asynccontextmanager
 async def serving(server: uvicorn.Server) -> AsyncGenerator[None]:
-    task = asyncio.create_task(server.serve())
-    yield
-    server.should_exit = True
-    await task
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve())
+        yield
+        server.should_exit = True
 
 
 def service() -> Service:

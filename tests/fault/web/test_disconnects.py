@@ -95,8 +95,11 @@ def test_a_publish_is_cancelled_by_a_middleware(name: str, tmp_path: Path) -> No
         ThreadPoolExecutor(10) as pool,
     ):
         fill(server)
-        urls = [f"{server.url}/limited/{number}" for number in range(2, 12)]
-        answers = list(pool.map(lambda url: httpx.get(url, timeout=20).status_code, urls))
+        requests = [
+            pool.submit(httpx.get, f"{server.url}/limited/{number}", timeout=20)
+            for number in range(2, 12)
+        ]
+        answers = [each.result().status_code for each in requests]
         are_waiting(server, 0)
         httpx.post(f"{server.url}/open", timeout=20)
         server.wait_for("handled", 2)

@@ -65,7 +65,7 @@ def test_two_servers_in_one_service(stopped: int | None, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("stopped", [None, 1], ids=["both", "second"])
 def test_two_servers_that_share_the_signals(stopped: int | None, tmp_path: Path) -> None:
-    """uvicorn hands a signal on from the server started last to the one before: both drain."""
+    """The one started last hands a signal on to the one before, as uvicorn does: both drain."""
     server, code = run("python", MODULE, tmp_path, stopped)
 
     recorded = server.recorded()
@@ -75,7 +75,7 @@ def test_two_servers_that_share_the_signals(stopped: int | None, tmp_path: Path)
 
 
 def test_the_first_of_two_servers_takes_the_signals_with_it(tmp_path: Path) -> None:
-    """uvicorn's own doing, which the docs warn of: after that SIGTERM just kills the process.
+    """What uvicorn does, and the docs warn of: after that SIGTERM just kills the process.
 
     Pinned, so that a version which does better is noticed.
     """

@@ -121,16 +121,26 @@ def test_clients_that_go_away_as_room_comes(name: str, tmp_path: Path) -> None:
 
     def come_and_go(client: int) -> None:
         moments = random.Random(client)
-        for number in range(client, 400, 8):
-            with request(server, f"/stream/{number}"):
-                time.sleep(moments.uniform(0, 0.05))  # the fault itself: any moment will do
+        for number in range(client, 320, 8):
+            with request(server, f"/stream/{number}") as connection:
+                while b"publishing" not in connection.recv(4096):
+                    pass
+                if client % 2:
+                    time.sleep(moments.uniform(0, 0.12))  # the fault itself: any moment will do
+
+    def stay(client: int) -> None:
+        for number in range(1000 + client, 1080, 8):
+            answer = httpx.get(f"{server.url}/stream/{number}", timeout=20)
+            assert answer.text == "publishing\npublished\n"
 
     with (
-        Server(name, tmp_path, target=APP, HANDLING_S="0.002") as server,
-        ThreadPoolExecutor(8) as pool,
+        Server(name, tmp_path, target=APP, HANDLING_S="0.03") as server,
+        ThreadPoolExecutor(16) as pool,
     ):
         httpx.post(f"{server.url}/open", timeout=20)
-        list(pool.map(come_and_go, range(8)))
+        clients = [pool.submit(do, n) for do in (come_and_go, stay) for n in range(8)]
+        for client in clients:
+            client.result()
         are_waiting(server, 0)
         server.terminate()
         server.wait()
@@ -140,7 +150,8 @@ def test_clients_that_go_away_as_room_comes(name: str, tmp_path: Path) -> None:
     assert len(set(handled)) == len(handled)
     assert set(recorded["published"]) <= set(handled)
     assert set(handled) - set(recorded["published"]) <= set(recorded["cancelled"])
-    assert min(len(recorded["published"]), len(recorded["cancelled"])) >= 10
+    assert set(range(1000, 1080)) <= set(recorded["published"])
+    assert len(recorded["cancelled"]) >= 10
     assert recorded["slow.offered"] == [len(recorded["noted"])]
     assert recorded["slow.handled"] == [len(handled)]
     assert recorded["slow.rejected"] == [len(recorded["noted"]) - len(handled)]

@@ -121,6 +121,7 @@ class Run:
         cwd: Path = ROOT,
         name: str = "run",
         before: str = "",
+        prefix: Sequence[str] = (),
         scenario: Mapping[str, Any] | None = None,
     ) -> None:
         self._stderr = directory / f"{name}.stderr"
@@ -129,7 +130,9 @@ class Run:
             options = (*options, "--ready-file", str(self._ready))
         target = target if ":" in target else f"{TARGET}:{target}"
         run = [sys.executable, "-W", "error", "-m", "eventflow", "run", target, *options]
-        self._command = ["sh", "-c", f'{before}; exec "$@"', "sh", *run] if before else run
+        self._command = (
+            ["sh", "-c", f'{before}; exec "$@"', "sh", *run] if before else [*prefix, *run]
+        )
         self._environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "SCENARIO": json.dumps(dict(scenario or {})),

@@ -43,6 +43,10 @@ def command(server: str, target: str, port: int) -> list[str]:
             options = ["--host", "127.0.0.1", "--port", str(port)]
         case "hypercorn":
             options = ["--bind", f"127.0.0.1:{port}", "--graceful-timeout", "10"]
+        case "eventflow":
+            return [sys.executable, "-m", "eventflow", "run", target]
+        case "python":
+            return [sys.executable, "-m", target]
         case _:
             options = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(port)]
     return [sys.executable, "-m", server, *options, target]
@@ -57,14 +61,16 @@ class Server:
         directory: Path,
         *arguments: str,
         target: str = "tests.fault.web.app:app",
+        before: tuple[str, ...] = (),
         **environment: str,
     ) -> None:
         self.record = directory / "record.txt"
         self.log = directory / "server.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [*command(server, target, self.port), *arguments]
-        self._environment = os.environ | {"RECORD": str(self.record)} | environment
+        self._command = [*before, *command(server, target, self.port), *arguments]
+        self._environment = os.environ | {"RECORD": str(self.record), "PORT": str(self.port)}
+        self._environment |= environment
         self._environment.setdefault("PYTHONPATH", str(ROOT))
 
     def __enter__(self) -> Self:

@@ -103,6 +103,7 @@ def test_a_handler_does_not_die_with_its_request(name: str, times: int, tmp_path
                 )
                 server.wait_for("began", n + 1)
         server.wait_for("handled", times)
+        server.wait_for("answered", times)  # the route has run to its end, too
         assert server.is_ready()
 
     assert server.recorded()["handled"] == list(range(times))

@@ -274,13 +274,11 @@ class Inbox:
         item = entry.item if self._latest is not None else entry
         try:
             key = self.options.order_key(event_of(item))  # type: ignore[misc]
-            if not self.queue or self.queue[0] is not entry:
-                return None  # the function made room: it published, or closed the subscription
-            if self._latest is not None and entry.item is not item:
-                return None  # the function published what takes the place of this one
+            if not self._is_first(entry, item):
+                return None  # the function dropped it: it published, or closed the subscription
             parked = lanes.start(key, entry)
         except BaseException as exc:
-            if self.queue and self.queue[0] is entry:
+            if self._is_first(entry, item):
                 self.queue.popleft()
                 self.key_failed(self._unwrap(entry), "order_key", exc)
                 self._set_limit()
@@ -296,6 +294,11 @@ class Inbox:
         if self._latest is not None:
             entry.parked = parked
         return None
+
+    def _is_first(self, entry: Any, item: Event | Envelope) -> bool:
+        """Whether an entry is first in the queue, and still has this event in it."""
+        queue = self.queue
+        return bool(queue) and queue[0] is entry and (self._latest is None or entry.item is item)
 
     def release(self, key: Hashable) -> None:
         """The event taken with ``key`` has ended; the next of its key may start."""

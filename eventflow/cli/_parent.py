@@ -79,8 +79,6 @@ class Child:
             said = self.socket.recv(64)
         except BlockingIOError:
             return
-        except OSError:
-            said = b""
         if READY in said:
             self.is_ready, self.ready_at = True, time.monotonic()
         self.hangs_up = not said

@@ -59,12 +59,9 @@ def bare(node: Node) -> Node:
 
 
 def choices_of(node: Node) -> list[Node]:
-    """Return the alternatives of a union, without their labels."""
-    choices: Any = node["choices"]
-    if node["type"] == "tagged-union":
-        choices = choices.values()
-    plain: list[Any] = list(choices)
-    return [choice[0] if isinstance(choice, tuple) else choice for choice in plain]
+    """Return the alternatives of a plain union, without their labels."""
+    choices: list[Any] = node["choices"]
+    return [choice[0] if isinstance(choice, tuple) else choice for choice in choices]
 
 
 def as_made(node: Node, resolve: Callable[[Any], Any], depth: int = 0) -> Node:
@@ -83,8 +80,6 @@ def as_made(node: Node, resolve: Callable[[Any], Any], depth: int = 0) -> Node:
         return _resolved(node, resolve, depth)
     elif node["type"] in FUNCTIONS and not is_ours(node):
         return as_made(node["schema"], resolve, depth)
-    if node["type"] == "model":
-        return node
     changed = dict(node)
     for key in ("schema", "values_schema"):
         if key in node:

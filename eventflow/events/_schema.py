@@ -235,9 +235,6 @@ class Walk:
     def _function_plain(self, node: Node, path: str) -> Node:
         self._refuse(path, "a plain validator hides what it returns", "use a before or after one")
 
-    def _definitions(self, node: Node, path: str) -> Node:
-        return {**node, "schema": self.node(node["schema"], path)}
-
     def _model(self, node: Node, path: str) -> Node:
         cls: type[object] = node["cls"]
         if hasattr(cls, "__eventflow_name__"):

@@ -106,6 +106,8 @@ def _forms(node: Node, resolve: Callable[[Any], Any]) -> list[tuple[str, str]]:
         return [] if target is node else _forms(target, resolve)
     if kind == "nullable":
         return [("null", "none"), *_forms(node["schema"], resolve)]
+    if kind == "tagged-union":  # of models, which a field of theirs tells apart
+        return [("object", "model")]
     if "choices" in node:
         return [form for choice in choices_of(node) for form in _forms(choice, resolve)]
     for key in ("python_schema", "schema", "strict_schema"):

@@ -7,6 +7,7 @@
     python -m tests.mutants --list
 
 The tests of the mutant's own area run first, then all unit tests; the first failure ends it.
+The command line's have real processes instead, and take up to two minutes each.
 Nothing is changed but temporary copies. Exit code: 0 if each was noticed; 1 if one survived, or
 could not be planted because the text it replaces is not there exactly once.
 """
@@ -33,15 +34,24 @@ COPIED = ("eventflow", "tests", "pyproject.toml")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "bench", "mutants", "browser")
 LONGEST_RUN_S = 300.0
 
-# Cheap and wide first. What has no directory of its own is tested through the bus.
+# Cheap and wide first. What has no tests of its own is tested through the bus.
+LOGGING = ("tests/unit/test_configure.py", "tests/unit/test_logging.py")
 FIRST = {
     "lifecycle": ("tests/unit/lifecycle", "tests/unit/bus"),
     "bus": ("tests/unit/bus",),
     "events": ("tests/unit/events",),
     "testing": ("tests/unit/testing",),
+    "diagnostics": ("tests/unit/test_diagnostics.py",),
+    "logging": LOGGING,
+    "_escape": LOGGING,
+    "_log": LOGGING,
 }
 ELSEWHERE = ("tests/unit/bus",)
 ALL = ("tests/unit",)
+# The command line is seen by no unit test: real processes, run in place of these.
+PROCESSES = tuple(
+    f"tests/fault/service/test_{name}.py" for name in ("signals", "workers", "reload")
+)
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
@@ -111,12 +121,20 @@ def run_tests(copy: Path, paths: tuple[str, ...]) -> str | None:
     raise NotPlantedError(f"pytest ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
+def tests_of(mutant: Mutant) -> list[tuple[str, ...]]:
+    """What has to notice it, one run of pytest after the other."""
+    if mutant.area == "cli":
+        return [PROCESSES]
+    return [FIRST.get(mutant.area, ELSEWHERE), ALL]
+
+
 def judge(mutant: Mutant, copy: Path) -> Verdict:
     """Plant one mutant, run the tests, and take it away again."""
     began = time.monotonic()
     before = plant(mutant, copy)
     try:
-        caught_by = run_tests(copy, FIRST.get(mutant.area, ELSEWHERE)) or run_tests(copy, ALL)
+        runs = (run_tests(copy, paths) for paths in tests_of(mutant))
+        caught_by = next((failed for failed in runs if failed is not None), None)
     finally:
         (copy / "eventflow" / mutant.path).write_text(before, encoding="utf-8")
     if caught_by is not None and "::" not in caught_by and caught_by.endswith(".py"):
@@ -162,8 +180,9 @@ def judge_all(chosen: list[Mutant], jobs: int) -> list[Verdict]:
         first = make_copy(base / "0")
         for mutant in chosen:
             check(mutant, (first / "eventflow" / mutant.path).read_text(encoding="utf-8"))
-        if (failing := run_tests(first, ALL)) is not None:
-            raise NotPlantedError(f"without any bug planted, this fails: {failing}")
+        for paths in {tests_of(mutant)[-1] for mutant in chosen}:
+            if (failing := run_tests(first, paths)) is not None:
+                raise NotPlantedError(f"without any bug planted, this fails: {failing}")
         copies.put(first)
         for number in range(1, jobs):
             copies.put(Path(shutil.copytree(first, base / str(number))))

@@ -30,7 +30,7 @@ class Mutant:
     @property
     def area(self) -> str:
         """The part of the package, which has its tests under the same name."""
-        return self.path.partition("/")[0]
+        return self.path.partition("/")[0].removesuffix(".py")
 
 
 MUTANTS = (
@@ -105,6 +105,178 @@ MUTANTS = (
         "            await self._job_ended()\n"
         "        return True\n",
         "        self.job = None\n        return True\n",
+    ),
+    # ------------------------------------------------------------------------------ service
+    Mutant(
+        "members are left in the order they were entered",
+        "lifecycle/service.py",
+        "        for held in reversed(self._held):\n",
+        "        for held in self._held:\n",
+    ),
+    Mutant(
+        "each member has a drain deadline of its own",
+        "lifecycle/service.py",
+        "                await self._leave(held, self._stop_began + self._drain_timeout)\n",
+        "                await self._leave(held, self.loop.time() + self._drain_timeout)\n",
+    ),
+    Mutant(
+        "the error of a failed member is swallowed",
+        "lifecycle/service.py",
+        "        if exc_type is None:\n            stay.raise_errors()\n",
+        "",
+    ),
+    Mutant(
+        "a member that ends by itself is not noticed",
+        "lifecycle/service.py",
+        "            if held.asked or self.supervisor.is_being_cancelled:\n",
+        "            if held.is_inside or self.supervisor.is_being_cancelled:\n",
+    ),
+    Mutant(
+        "a service that drains is ready",
+        "lifecycle/service.py",
+        '        self.state = "closing"\n',
+        "",
+    ),
+    Mutant(
+        "the ledger of what a member gave is not collected",
+        "lifecycle/service.py",
+        "(ledger_of(held.member) or ledger_of(held.value) for held in self._held)",
+        "(ledger_of(held.member) for held in self._held)",
+    ),
+    Mutant(
+        "a request to stop is forgotten when the start ends",
+        "lifecycle/service.py",
+        "            self._is_asked_to_stop = True\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a member that was given up is in no ledger",
+        "lifecycle/service.py",
+        "                self._given_up.append(held.name)\n",
+        "",
+    ),
+    # -------------------------------------------------------------------------- command line
+    Mutant(
+        "exit 0 although handlers were abandoned",
+        "cli/_serve.py",
+        "        return 1 if self._is_incomplete() or failed else 0\n",
+        "        self._is_incomplete()\n        return 1 if failed else 0\n",
+    ),
+    Mutant(
+        "exit 0 although a member failed",
+        "cli/_serve.py",
+        "            failed = True\n",
+        "",
+    ),
+    Mutant(
+        "the second signal does nothing",
+        "cli/_serve.py",
+        "            else:\n                task.cancel()\n",
+        "            elif count == 1:\n                task.cancel()\n",
+    ),
+    Mutant(
+        "the ready file stays",
+        "cli/_serve.py",
+        "            self._ready_file.unlink(missing_ok=True)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a signal that an import swallowed is forgotten",
+        "cli/_signals.py",
+        "        if self.count:\n            tell(self.count)\n",
+        "",
+    ),
+    Mutant(
+        "a worker that died is not replaced",
+        "cli/_parent.py",
+        "        slot.due = time.monotonic() + delay\n",
+        "",
+    ),
+    Mutant(
+        "a worker that can't start is tried for ever",
+        "cli/_parent.py",
+        "            slot.start_failures += 1\n",
+        "",
+    ),
+    Mutant(
+        "a signal reaches only the first worker",
+        "cli/_parent.py",
+        "        for child in self._children():\n            # Always",
+        "        for child in self._children()[:1]:\n            # Always",
+    ),
+    # ------------------------------------------------------------------------------- logging
+    Mutant(
+        "bidi controls are not escaped",
+        "_escape.py",
+        "[c if c.isprintable() else repr(c)[1:-1] for c in text]",
+        '[c if c.isprintable() or c > "\\x9f" else repr(c)[1:-1] for c in text]',
+    ),
+    Mutant(
+        "a cause of an error is not shown",
+        "_escape.py",
+        "            chain.append((told.__cause__, _CAUSED))\n",
+        "            break\n",
+    ),
+    Mutant(
+        "a source line of a traceback is written as it is",
+        "_escape.py",
+        "            yield escaped(line)\n",
+        "            yield line\n",
+    ),
+    Mutant(
+        "only the first hundred ids are written",
+        "_log.py",
+        "        for start in range(0, len(event_ids), IDS_PER_LINE):\n",
+        "        for start in range(0, min(len(event_ids), 1), IDS_PER_LINE):\n",
+    ),
+    Mutant(
+        "an error's text forges lines where nothing is configured",
+        "_log.py",
+        "            record.exc_text = error_text(error)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "a log processor that fails stops the handler",
+        "_log.py",
+        '            complain(f"eventflow could not write its log line {event!r}:", exc)\n',
+        "            raise exc\n",
+    ),
+    Mutant(
+        "a processor that fails costs the line",
+        "logging/_chain.py",
+        "            return event_dict\n        finally:\n",
+        "            raise\n        finally:\n",
+    ),
+    Mutant(
+        "a closed stream stops whoever logs",
+        "logging/_handler.py",
+        "            self.handleError(record)\n        finally:\n",
+        "            raise\n        finally:\n",
+    ),
+    Mutant(
+        "repeats without an id are not counted",
+        "logging/_repeats.py",
+        '            "count": self.held,\n',
+        '            "count": len(self.event_ids),\n',
+    ),
+    Mutant(
+        "lines that one kind more drives out are lost",
+        "logging/_repeats.py",
+        "                due += self._end([next(iter(self._windows.values()))])\n",
+        "                self._end([next(iter(self._windows.values()))])\n",
+    ),
+    Mutant(
+        "a forked child writes what its parent held back",
+        "logging/_handler.py",
+        "        if os.getpid() != self._pid:\n",
+        "        if not self._pid:\n",
+    ),
+    Mutant(
+        "a line in a thread has no event id",
+        "logging/_context.py",
+        "    attempt = current_attempt()\n",
+        "    import threading\n\n    name = threading.current_thread().name\n"
+        '    attempt = current_attempt() if name == "MainThread" else None\n',
     ),
     # ------------------------------------------------------------------------------ counts
     Mutant(
@@ -269,6 +441,12 @@ MUTANTS = (
         "bus/_matching.py",
         "        for base in event_class.__mro__:\n",
         "        for base in (event_class,):\n",
+    ),
+    Mutant(
+        "an order key that fails takes the newer event with it",
+        "bus/_inbox.py",
+        "queue[0] is entry and (self._latest is None or entry.item is item)",
+        "queue[0] is entry",
     ),
     # --------------------------------------------------------------------------- stop order
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import linecache
 import logging
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from eventflow.bus import EventBus
 from eventflow.errors import InvalidOptionError
 from eventflow.logging import configure
 from eventflow.logging._configure import remove
-from eventflow.logging._handler import LogHandler
+from eventflow.logging._handler import MAX_DEPTH, LogHandler
 from eventflow.logging._renderers import Line, console, json_line, plain
 from eventflow.logging._repeats import FIRST, MAX_WINDOWS, WINDOW_S, Repeats
 from tests.unit.bus.support import Ping
@@ -211,6 +212,18 @@ def test_errors_with_causes_and_groups_are_shown() -> None:
     assert escaped("plain") == "plain"
 
 
+@pytest.mark.fault("SEC-11")
+def test_a_source_line_forges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the module author's text, and may hold bidi controls, too."""
+    name, source = "<made here>", "raise ValueError('no')  # \u202e\x1b[2J\n"
+    monkeypatch.setitem(linecache.cache, name, (len(source), None, [source], name))
+    with pytest.raises(ValueError, match="no") as caught:
+        exec(compile(source, name, "exec"), {})
+    text = error_text(caught.value)
+    assert "raise ValueError('no')  # \\u202e\\x1b[2J" in text
+    assert not unprintable(text)
+
+
 def test_values_that_json_can_not_hold() -> None:
     """Are text; nothing raises."""
 
@@ -242,8 +255,13 @@ def test_record_facts_keep_their_place() -> None:
         raise ValueError("no")
     except ValueError:
         structlog.get_logger().exception("failed %s", "here")
+        logging.getLogger("l").exception("failed %s", "there")
     assert lines(stream)[1]["event"] == "failed here"
+    assert lines(stream)[2]["event"] == "failed there"
     assert lines(stream)[1]["exception"].endswith("ValueError: no")
+    assert lines(stream)[2]["exception"].endswith("ValueError: no")
+    logging.getLogger("l").info("from", stack_info=True)
+    assert "test_record_facts_keep_their_place" in lines(stream)[3]["stack"]
 
 
 def test_again_replaces_and_others_stay() -> None:
@@ -326,6 +344,39 @@ def test_a_failing_processor_costs_no_line() -> None:
     configure(format="json", stream=stream, processors=[renders])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
+
+
+def test_a_processor_may_change_a_line_and_write_one() -> None:
+    """What it returns is written; the line that it writes itself does not come to it again."""
+    inside = logging.getLogger("inside")
+
+    def marks(logger: Any, name: str, line: Any) -> Any:
+        inside.info("while %s", line["event"])
+        return {**line, "marked": True}
+
+    stream = io.StringIO()
+    configure(format="json", stream=stream, processors=[marks])
+    structlog.get_logger().info("one")
+    inner, outer = lines(stream)
+    assert (inner["event"], "marked" in inner) == ("while one", False)
+    assert (outer["event"], outer["marked"]) == ("one", True)
+
+
+def test_a_value_that_logs_itself_does_not_go_on_for_ever() -> None:
+    """Its own lines end at some depth, and the line it belongs to is written."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+
+    class Chatty:
+        def __repr__(self) -> str:
+            logging.getLogger("x").info("shown", extra={"value": self})
+            return "chatty"
+
+    logging.getLogger("x").info("first", extra={"value": Chatty()})
+    written = lines(stream)
+    assert written[-1]["event"] == "first"
+    assert {line["value"] for line in written} == {"chatty"}
+    assert len(written) == MAX_DEPTH
 
 
 def test_a_closed_stream_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -513,6 +564,36 @@ def test_no_log_stops_a_handler(mode: str, redirect: str, tmp_path: Path) -> Non
         assert result.stdout == ""
     if mode == "stderr broken":
         assert result.stderr.count("processor_failed") == len(result.stderr.splitlines()) > 45
+
+
+FORKS = """
+import os, sys
+import eventflow.logging
+from eventflow._log import EventLogger, flush_repeats
+
+eventflow.logging.configure(format="json", stream=sys.stdout)
+ours = EventLogger("eventflow.test")
+for n in range(20):
+    ours.warning("eventflow.thing_happened", event_id=f"parent-{n}")
+if not (child := os.fork()):
+    ours.warning("eventflow.thing_happened", event_id="child")
+    flush_repeats()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_child_leaves_to_its_parent_what_that_held_back() -> None:
+    """Each id is written once, and the child's own lines come in full."""
+    result = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=50
+    )
+    written = lines(io.StringIO(result.stdout))
+    ids = [i for line in written for i in line.get("event_ids", [line.get("event_id")])]
+    assert sorted(ids) == sorted(["child", *(f"parent-{n}" for n in range(20))])
+    assert {"event": "eventflow.thing_happened", "event_id": "child"}.items() <= written[
+        FIRST
+    ].items()
 
 
 async def test_a_key_function_may_log_before_there_is_an_event() -> None:

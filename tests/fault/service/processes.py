@@ -122,11 +122,12 @@ class Run:
         name: str = "run",
         before: str = "",
         prefix: Sequence[str] = (),
+        ready_file: bool = True,
         scenario: Mapping[str, Any] | None = None,
     ) -> None:
         self._stderr = directory / f"{name}.stderr"
         self._ready = directory / f"{name}.ready"
-        if "--ready-file" not in options:
+        if ready_file and "--ready-file" not in options:
             options = (*options, "--ready-file", str(self._ready))
         target = target if ":" in target else f"{TARGET}:{target}"
         run = [sys.executable, "-W", "error", "-m", "eventflow", "run", target, *options]

@@ -237,6 +237,34 @@ def start_and_signal(case: tuple[str, signal.Signals, list[str]], directory: Pat
         assert recorder.all("left") == left
 
 
+DEAF_MODULE = """
+import time
+from tests.fault.service.target import note, shop
+for _ in range({times}):
+    note("hangs", "import")
+    try:
+        time.sleep(1000)
+    except BaseException:
+        pass
+"""
+
+
+@pytest.mark.fault("SHD-07")
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_that_an_import_swallows(tmp_path: Path, recorder: Recorder, times: int) -> None:
+    """It is not forgotten: when the import is done all the same, nothing stays entered."""
+    tmp_path.joinpath("deaf_module.py").write_text(DEAF_MODULE.format(times=times))
+    with Run(tmp_path, "deaf_module:shop", recorder=recorder, cwd=tmp_path) as run:
+        for count in range(1, times + 1):
+            run.until(lambda: len(recorder.all("hangs")) == count, "hanging")  # noqa: B023
+            run.send(SIGTERM)
+        assert run.wait() == 128 + SIGTERM, run.stderr
+        assert "stopped while it started" in run.stderr
+        assert "Traceback" not in run.stderr
+    recorder.end()
+    assert recorder.all("left") == recorder.all("entered")
+
+
 # ------------------------------------------------------------------------------ endings
 
 
@@ -360,6 +388,7 @@ WRONG = [
     (["not_a_service"], "must be an async context manager, not 3"),
     (["undecorated"], "put @contextlib.asynccontextmanager"),
     (["needs_an_argument"], "missing a required argument: 'settings'"),
+    (["builtins:dict"], "must be an async context manager, not {}"),
     (["nowhere"], "has no attribute 'nowhere'"),
     (["no_such_module:x"], "there is no module 'no_such_module'"),
     (["tests.fault.nothing:x"], "there is no module 'tests.fault.nothing'"),
@@ -386,6 +415,19 @@ def test_what_can_not_be_run(tmp_path: Path) -> None:
             assert not usage or usage[0].startswith("usage: ")
 
     together(WRONG, refused, tmp_path)
+
+
+def test_the_working_directory_is_importable(tmp_path: Path, recorder: Recorder) -> None:
+    """Also where the interpreter does not put it on its path, as with the ``eventflow`` script."""
+    tmp_path.joinpath("mine.py").write_text("from tests.fault.service.target import one_shot")
+    safe = "export PYTHONSAFEPATH=1"
+    one = {"events": 1}
+    with Run(
+        tmp_path, "mine:one_shot", recorder=recorder, cwd=tmp_path, before=safe, scenario=one
+    ) as run:
+        assert run.wait() == 0, run.stderr
+    recorder.end()
+    assert len(recorder.all("done")) == 1
 
 
 def test_a_module_that_can_not_be_imported(tmp_path: Path) -> None:

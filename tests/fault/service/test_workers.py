@@ -118,7 +118,7 @@ def test_a_worker_that_can_not_start(
     tmp_path: Path, recorder: Recorder, target: str, code: int, attempts: int
 ) -> None:
     """Tried three times, later each time; a wrong target once; then the whole ends like it."""
-    with Run(tmp_path, target, "--workers", "1", recorder=recorder) as run:
+    with Run(tmp_path, target, "--workers", "1", recorder=recorder, ready_file=False) as run:
         assert run.wait() == code
         assert "eventflow.worker_start_failed" in run.stderr
     recorder.end()

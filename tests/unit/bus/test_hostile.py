@@ -12,7 +12,7 @@ import pytest
 from eventflow import CallOnFailure, EventBus, FailurePolicy, Overflow, Retry, current
 from eventflow.errors import InvalidOptionError, ResourceError
 from eventflow.testing import run_virtual
-from tests.unit.bus.support import Ping, turns
+from tests.unit.bus.support import Ping, Recorder, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -154,6 +154,62 @@ async def test_a_key_function_that_raises_what_is_no_exception(
 
     row = bus.ledger.total
     assert (row.offered, row.handled, row.failed, row.restarts) == (4, 3, 1, 0)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("option", ["order_key", "latest_key"])
+def test_a_key_function_that_ends_the_process(option: str, error: type[BaseException]) -> None:
+    """It gets its way, and the event counts as failed."""
+
+    def key(event: Ping) -> int:
+        raise error
+
+    async def handler(event: Ping) -> None: ...
+
+    options: dict[str, Any] = (
+        {"order_key": key, "concurrency": 2}
+        if option == "order_key"
+        else {"latest_key": key, "overflow": Overflow.KEEP_LATEST}
+    )
+    bus = EventBus()
+    bus.subscribe(Ping, handler, **options)
+
+    async def main() -> None:
+        async with bus:
+            await bus.publish(Ping())
+            await bus.wait_idle()
+
+    with pytest.raises(error):
+        run_virtual(main)
+    row = bus.ledger.total
+    assert (row.offered, row.handled, row.failed) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("nowait", [False, True])
+async def test_a_key_function_that_ends_another_subscription(nowait: bool) -> None:
+    """Which had no room: it is offered nothing more, and nobody waits for it."""
+
+    def key(event: Ping) -> int:
+        if event.n == 2:
+            full.cancel()
+        return 0
+
+    async with EventBus() as bus:
+        latest = bus.subscribe(
+            Ping, Recorder(), name="latest", latest_key=key, overflow=Overflow.KEEP_LATEST
+        )
+        full = bus.subscribe(Ping, Recorder(gate=asyncio.Event()), name="full", capacity=1)
+        for n in range(2):
+            await bus.publish(Ping(n=n))
+            await turns()
+        assert full.statistics().buffered == 1
+        if nowait:
+            bus.publish_nowait(Ping(n=2))
+        else:
+            await bus.publish(Ping(n=2))
+        await latest.aclose()
+    rows = bus.ledger
+    assert (rows["latest"].handled, rows["full"].offered, rows["full"].rejected) == (3, 2, 0)
 
 
 @pytest.mark.promise("7")

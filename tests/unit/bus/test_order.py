@@ -197,6 +197,31 @@ async def test_an_order_key_that_fails(
 
 
 @pytest.mark.option("order_key")
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.KEEP_LATEST])
+async def test_an_order_key_that_publishes_what_replaces_its_event(
+    bus: EventBus, overflow: Overflow, raises: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event counts as dropped, and as nothing else; the newer one is handled."""
+    recorder = Recorder()
+
+    def key(event: Ping) -> int:
+        if event.n == 0:
+            bus.publish_nowait(Ping(n=1))
+            if raises:
+                raise RuntimeError("no key")
+        return event.n
+
+    sub = bus.subscribe(Ping, recorder, concurrency=2, capacity=1, overflow=overflow, order_key=key)
+    await bus.publish(Ping(n=0))
+    await bus.wait_idle()
+    row = sub.statistics()
+    assert recorder.seen == [1]
+    assert (row.offered, row.handled, row.dropped, row.failed) == (2, 1, 1, 0)
+    assert len(lines(caplog, "key_failed")) == raises
+
+
+@pytest.mark.option("order_key")
 async def test_drop_oldest_with_lanes(bus: EventBus) -> None:
     """Parked events count as buffered, and the oldest of all is dropped first."""
     gate = asyncio.Event()

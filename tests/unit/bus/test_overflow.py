@@ -618,6 +618,36 @@ async def test_a_cycle_through_lanes(bus: EventBus) -> None:
     assert now() == 0
 
 
+async def test_a_task_that_outlives_its_handler_may_wait(bus: EventBus) -> None:
+    """For room in the handler's own buffer: the handler goes on, so that room will come."""
+    recorder = Recorder(gate=asyncio.Event())
+    full = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def later() -> None:
+        await full.wait()
+        await bus.publish(Ping(n=3))
+
+    async def handler(event: Ping) -> None:
+        if event.n == 0:
+            tasks.append(asyncio.create_task(later()))
+        else:
+            await recorder(event)
+
+    sub = bus.subscribe(Ping, handler, capacity=1, timeout=None)
+    for n in range(3):
+        await bus.publish(Ping(n=n))
+        await turns()
+    full.set()
+    await turns()
+    assert sub.statistics().waiting == 1
+    assert recorder.gate is not None
+    recorder.gate.set()
+    await bus.wait_idle()
+    assert await outcome(tasks[0]) is None
+    assert recorder.seen == [1, 2, 3]
+
+
 async def test_a_thread_into_its_own_full_buffer(bus: EventBus) -> None:
     """The same through publish_from_thread of a sync handler."""
     errors: list[str] = []

@@ -292,6 +292,45 @@ def test_publish_from_thread_times_out(closes: bool) -> None:
         assert bus.ledger.total.offered == 0
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_publish_from_thread_while_the_bus_is_left(closes: bool) -> None:
+    """Between its look at the bus and its call into the loop: BusClosedError, at once."""
+    bus = EventBus()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(bus.__aenter__())
+    looked, left = threading.Event(), threading.Event()
+    call_soon = loop.call_soon_threadsafe
+    errors: list[BaseException] = []
+
+    def call_later(*args: Any, **options: Any) -> Any:
+        looked.set()
+        assert left.wait(10)
+        return call_soon(*args, **options)
+
+    def publish() -> None:
+        try:
+            bus.publish_from_thread(Ping())
+        except Exception as exc:  # noqa: BLE001 - looked at below
+            errors.append(exc)
+
+    loop.call_soon_threadsafe = call_later  # type: ignore[method-assign, assignment]
+    thread = threading.Thread(target=publish)
+    thread.start()
+    assert looked.wait(10)
+    loop.call_soon_threadsafe = call_soon  # type: ignore[method-assign]
+    loop.run_until_complete(bus.__aexit__(None, None, None))
+    if closes:
+        loop.close()
+    left.set()
+    while thread.is_alive():
+        thread.join(0.01)
+        if not closes:
+            loop.run_until_complete(turns())
+    loop.close()
+    assert [type(error) for error in errors] == [BusClosedError]
+    assert bus.ledger.total.offered == 0
+
+
 @pytest.mark.virtual_clock(hold_limit=5.0)
 async def test_publish_from_thread_that_waits_for_room_times_out(bus: EventBus) -> None:
     """Its turn is given up then; who has a copy keeps it."""

@@ -12,6 +12,7 @@ import pytest
 
 from eventflow.bus import EventBus, Listeners, Overflow
 from eventflow.errors import (
+    BusNotEnteredError,
     ConfigurationError,
     DeadlockError,
     EventFlowError,
@@ -350,6 +351,21 @@ async def test_aclose_drains(bus: EventBus) -> None:
     assert other.seen == [0, 1, 2, 9]
     await sub.aclose()
     sub.cancel()
+
+
+async def test_before_its_bus_is_entered() -> None:
+    """There is nothing to wait for; what is closed then does not start."""
+    bus = EventBus()
+    recorder = Recorder()
+    sub = bus.subscribe(Ping, recorder, name="r")
+    with pytest.raises(BusNotEnteredError, match="starts when its bus is entered"):
+        await sub.wait_ready()
+    await sub.aclose()
+    async with bus:
+        await bus.publish(Ping())
+        await bus.wait_idle()
+    assert recorder.seen == []
+    assert bus.ledger.subscriptions == ()
 
 
 async def test_aclose_without_drain_and_cancel(bus: EventBus) -> None:

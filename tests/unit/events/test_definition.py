@@ -11,9 +11,9 @@ import enum
 import ipaddress
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar, cast
 from uuid import UUID
 
 import pytest
@@ -23,6 +23,7 @@ from pydantic import (
     AliasPath,
     AnyUrl,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -90,10 +91,22 @@ class TextEnum(enum.Enum):
     A = "a"
 
 
+class Cat(Part):
+    kind: Literal["cat"] = "cat"
+
+
+class Dog(Part):
+    kind: Literal["dog"] = "dog"
+
+
+NONE: Any = Literal[None]  # noqa: PYI061 - what stands for it in a schema is no plain None
+Told: Any = Annotated[Cat | Dog, Field(discriminator="kind")]
 ListAlias = TypeAliasType("ListAlias", tuple[list[int], ...])
 
 REFUSED: list[tuple[Any, str, str]] = [
     (Any, "field", "RawJson"),
+    (NewType("Hidden", cast("type[object]", Any)), "field", "RawJson"),
+    (T, "field", "RawJson"),
     (object, "field", "RawJson"),
     (list[int], "field", "tuple[T, ...]"),
     (list, "field", "tuple[T, ...]"),
@@ -145,7 +158,11 @@ REFUSED: list[tuple[Any, str, str]] = [
     (int | Annotated[str, PlainValidator(str)], "field", "before or after"),
     (str | Int64String, "field", "discriminator"),
     (TextEnum | str, "field", "discriminator"),
+    (Annotated[int | str, Field(title="x")] | datetime, "field", "discriminator"),
+    (Annotated[int | None, AfterValidator(abs)] | NONE, "field", "discriminator"),
+    (Annotated[datetime, AfterValidator(str)] | str, "field", "discriminator"),
     (Address | Line, "field", "Field(discriminator="),
+    (Told | Address, "field", "Field(discriminator="),
     (Address | Mapping[str, str], "field", "discriminator"),
     (tuple[int, ...] | tuple[str, ...], "field", "discriminator"),
     (Annotated[int, PlainSerializer(str)], "field", "read back"),
@@ -172,6 +189,25 @@ def test_refused_types(annotation: Any, path: str, remedy: str, base: type[BaseM
     assert caught.value.path == path
     assert caught.value.event == "Bad"
     assert remedy in str(caught.value)
+
+
+TOLD_APART: list[tuple[Any, list[Any]]] = [
+    (Literal[True] | timedelta, [True, timedelta(seconds=1.5)]),
+    (NONE | Literal[1] | str, [None, 1, "1"]),
+    (Told | str | None, [Cat(), Dog(), "cat", None]),
+    (Annotated[int | None, Field(title="x")] | tuple[int, ...], [None, 1, (1,)]),
+]
+
+
+@pytest.mark.parametrize(("annotation", "values"), TOLD_APART, ids=lambda v: str(v)[:60])
+def test_alternatives_that_differ_in_json(annotation: Any, values: list[Any]) -> None:
+    """Each value of such a union is read again as what it was."""
+    made: Any = type(
+        "Good", (Event,), {"__annotations__": {"field": annotation}, "__module__": __name__}
+    )
+    for value in values:
+        read = made.from_json(made(field=value).to_json()).field
+        assert (type(read), read) == (type(value), value)
 
 
 def test_raw_json_in_a_part() -> None:
@@ -327,9 +363,77 @@ def test_forward_reference_completed_by_its_first_use() -> None:
     assert event.to_json() == b'{"later":{"x":1,"inside":[{"x":2,"inside":[]}]},"raw":[1e2]}'
 
 
+def test_parts_that_contain_each_other_are_judged() -> None:
+    """Also where one is met before it is complete: its field is a part, and may be no event."""
+
+    class Ambiguous(Part):
+        field: Within | Mapping[str, str]
+
+    with pytest.raises(EventDefinitionError, match="model and dict") as caught:
+
+        class Within(Part):
+            outer: Ambiguous | None = None
+
+    assert (caught.value.event, caught.value.path) == ("Ambiguous", "field")
+
+    class Holds(Part):
+        field: tuple[Inside, ...] = ()
+
+    class Inside(Event, topic="inside"):
+        outer: Holds | None = None
+
+    with pytest.raises(EventDefinitionError, match="Inside is an event") as caught:
+        Holds.model_rebuild()
+    assert (caught.value.event, caught.value.path) == ("Holds", "field[]")
+
+    class Whole(Part):
+        halves: Annotated[tuple[Half, ...], AfterValidator(lambda halves: halves[:1])] = ()
+
+    class Half(Part):
+        wholes: Annotated[tuple[Whole, ...], AfterValidator(lambda wholes: wholes[:1])] = ()
+
+    half = Half(wholes=(Whole(), Whole()))
+    assert Whole(halves=(half, half)) == Whole(halves=(half,))
+    assert len(half.wholes) == 1
+
+
+Tree = TypeAliasType("Tree", "int | tuple[Tree, ...]")
+Seen = TypeAliasType("Seen", Annotated[int, AfterValidator(lambda value: value + 1)])
+
+
+def test_an_alias_that_contains_itself() -> None:
+    """Is judged once, and read as deep as it is."""
+
+    class Grown(Event, topic="grown"):
+        tree: Tree
+        cut: Annotated[tuple[Tree, ...], AfterValidator(lambda trees: trees[:1])] = ()
+
+    event = Grown(tree=(1, (2, ())), cut=((3,), 4))
+    assert event.cut == ((3,),)
+    assert Grown.from_json(event.to_json()) == event
+    with pytest.raises(ValueError, match="tree"):
+        Grown.model_validate({"tree": (1, ("2",))})
+
+
+def test_a_users_function_runs_once_wherever_its_alias_stands() -> None:
+    """Not again for each field, nor for what a function around it has returned."""
+
+    class Counted(Event, topic="counted"):
+        one: Seen
+        two: Seen
+        many: Annotated[tuple[Seen, ...], AfterValidator(lambda values: values[::-1])]
+        maybe: Annotated[
+            Annotated[int, BeforeValidator(lambda value: value + 1)] | None, AfterValidator(abs)
+        ]
+
+    event = Counted(one=1, two=2, many=(3, 4), maybe=5)
+    assert (event.one, event.two, event.many, event.maybe) == (2, 3, (5, 4), 6)
+
+
 class Boxed(Event, Generic[T], topic="boxed"):
     value: T
     more: tuple[T, ...] = ()
+    either: T | str = ""
 
 
 def test_generics_are_judged_with_their_arguments() -> None:
@@ -339,7 +443,9 @@ def test_generics_are_judged_with_their_arguments() -> None:
     with pytest.raises(EventDefinitionError) as caught:
         Boxed[list[int]]
     assert caught.value.path == "value"
-    assert Boxed[Line](value=Line(sku="a")).to_json() == b'{"value":{"sku":"a"},"more":[]}'
+    assert (
+        Boxed[Line](value=Line(sku="a")).to_json() == b'{"value":{"sku":"a"},"more":[],"either":""}'
+    )
     assert Boxed[BigInt](value=10**20).value == 10**20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,17 +15,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("Guard", "leave", "say")
+__all__ = ("FLUSH_S", "Guard", "PatientStream", "leave", "say")
 
 FLUSH_S = 0.5
 STDERR = 2
+ATOMIC = 4096
+"""As much as a pipe that has room at all takes in one piece."""
 
 
 def say(text: str) -> None:
-    """One line to stderr, from a signal handler too: takes no lock, and never waits for room."""
+    """Tell stderr, from a signal handler too: takes no lock, and never waits for room.
+
+    Of a text over 4 KiB the middle is left out: what happened stands at its end.
+    """
+    data = f"eventflow: {text}\n".encode(errors="backslashreplace")
+    if len(data) > ATOMIC:
+        gap = b"\n[...]\n"
+        data = data[: ATOMIC // 4] + gap + data[len(gap) - ATOMIC * 3 // 4 :]
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [STDERR], [], 0)[1]:
-            os.write(STDERR, f"eventflow: {text}\n".encode(errors="backslashreplace")[:4096])
+            os.write(STDERR, data)
+
+
+class PatientStream:
+    """stderr for a process that looks after others: a reader that has stopped can't hold it up.
+
+    A line that finds no room within a second is left out.
+    """
+
+    def write(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        while data:
+            if not select.select([], [STDERR], [], 2 * FLUSH_S)[1]:
+                return
+            data = data[os.write(STDERR, data[:ATOMIC]) :]
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return os.isatty(STDERR)
 
 
 def leave(code: int) -> None:
@@ -45,8 +74,7 @@ def _flush() -> None:
 class Guard:
     """A thread that ends the process when its time is up, even while the event loop is blocked.
 
-    `set_deadline` and `disarm` only write a variable and a byte, so that signal handlers can
-    call them.
+    `set_deadline` only writes a variable and a byte, so that signal handlers can call it.
     """
 
     def __init__(self) -> None:
@@ -55,14 +83,15 @@ class Guard:
         os.set_blocking(self._write, False)
         self._lifeline: tuple[int, Callable[[], None]] | None = None
         threading.Thread(target=self._watch, name="eventflow:guard", daemon=True).start()
+        # The first that is registered is the last to be called: a deadline holds for the others.
+        atexit.register(self._disarm)
 
     def set_deadline(self, seconds: float, code: int, why: Callable[[], str]) -> None:
         """Leave with ``code`` after so many seconds; takes the place of an earlier deadline."""
         self._due = (time.monotonic() + seconds, code, why)
         self._wake()
 
-    def disarm(self) -> None:
-        """Take the deadline back."""
+    def _disarm(self) -> None:
         self._due = None
         self._wake()
 

@@ -40,7 +40,7 @@ START_FAILURES = 3
 """A worker that could not start so often in a row ends the whole."""
 USAGE = 2
 RELOAD_BOUND_S = 30.0
-"""Most that the old process gets before it is killed; its own bounds are well below."""
+"""Most that the old process gets before it is killed; its own bounds are below, by default."""
 
 
 class Child:
@@ -49,6 +49,7 @@ class Child:
     Attributes:
         is_ready: Its service has been entered.
         ready_at: When, monotonic.
+        asked: How often it was asked to stop.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
@@ -71,6 +72,7 @@ class Child:
         self.pid = self._process.pid
         self.is_ready = False
         self.ready_at = 0.0
+        self.asked = 0
         self.hangs_up = False
 
     def listen(self) -> None:
@@ -83,9 +85,16 @@ class Child:
             self.is_ready, self.ready_at = True, time.monotonic()
         self.hangs_up = not said
 
-    def send(self, number: int) -> None:
-        """Send it a signal, if it is there."""
-        self._process.send_signal(number)
+    def ask(self, times: int) -> None:
+        """See that it was asked to stop so often: once to drain, twice to cut."""
+        while self.asked < times:
+            self.asked += 1
+            # Always this one: it means the same, and a terminal's Ctrl-C is no other thing.
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, if it is there."""
+        self._process.send_signal(signal.SIGKILL)
 
     def ended(self) -> int | None:
         """Its exit code, 128 + n for signal n; ``None`` while it runs."""
@@ -126,7 +135,6 @@ class Parent:
         self._signals = signals
         self._slots = [Slot(index) for index in range(count)]
         self._is_stopping = False
-        self._handed_on = 0
         self._code = 0
         self._ready_file: Path | None = None
 
@@ -142,7 +150,8 @@ class Parent:
             signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
             self._signals.last_act = self._kill
             try:
-                with self._signals.told_to(lambda count: None):
+                # At once, whatever this process does or waits for; the loop takes up the rest.
+                with self._signals.told_to(lambda count: self._hand_on()):
                     self._prepare(wake)
                     self._loop(ours)
             finally:
@@ -178,21 +187,18 @@ class Parent:
 
     def _hand_on(self) -> None:
         """Give each signal to every child: the first, the second; the third kills."""
-        while self._handed_on < self._signals.count:
-            self._handed_on += 1
-            self._stop(self._code)
+        if self._signals.count:
+            self._stop()
 
-    def _stop(self, code: int) -> None:
+    def _stop(self) -> None:
         self._is_stopping = True
-        self._code = code
         self._set_ready(False)
         for child in self._children():
-            # Always this one: it means the same, and a terminal's Ctrl-C is no other thing.
-            child.send(signal.SIGTERM)
+            child.ask(max(self._signals.count, 1))
 
     def _kill(self) -> None:
         for child in self._children():
-            child.send(signal.SIGKILL)
+            child.kill()
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -219,7 +225,8 @@ class Parent:
         if ready and not path.exists():
             path.write_text(f"{os.getpid()}\n")
         elif not ready:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _prepare(self, wake: socket.socket) -> None: ...
 
@@ -261,7 +268,8 @@ class Workers(Parent):
                     exit_code=code,
                     failures=slot.start_failures,
                 )
-                self._stop(code or 1)
+                self._code = code or 1
+                self._stop()
                 return
         slot.deaths += 1
         delay = min(FIRST_DELAY_S * 2 ** (slot.deaths - 1), LONGEST_DELAY_S)
@@ -314,10 +322,11 @@ class Reloader(Parent):
                 slot.due = 0.0
             elif self._kill_at is None:
                 say("files changed: starting anew")
-                slot.child.send(signal.SIGTERM)
+                slot.child.ask(1)
                 self._kill_at = time.monotonic() + RELOAD_BOUND_S
         if self._kill_at is not None and self._kill_at <= time.monotonic() and slot.child:
-            slot.child.send(signal.SIGKILL)
+            say(f"the old process has not ended within {RELOAD_BOUND_S:g} s: killing it")
+            slot.child.kill()
         super()._start()
 
     def _patience(self) -> float | None:

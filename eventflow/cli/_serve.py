@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import threading
@@ -34,7 +33,7 @@ READY = b"R"
 STRAY_TASKS_S = 0.5
 """What tasks that nobody owns get to end, after the service has stopped."""
 EXIT_S = 1.0
-"""The least that threads of others get to end, after that."""
+"""The least that threads of others, and functions of `atexit`, get to end, after that."""
 
 
 class Process:
@@ -70,16 +69,25 @@ class Process:
 
     def run(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> int:
         """Run to the end and return the exit code; leaves at once where something is abandoned."""
+        self._signals.loaded()
         runner = asyncio.Runner(loop_factory=loop_factory)
         try:
             code = runner.run(self._main())
             if self._stray or (self._service is not None and self._service.ledger.abandoned):
                 # The loop would wait for those tasks for ever, and so would the interpreter.
                 leave(code)
-            return code
+        except (SystemExit, KeyboardInterrupt):
+            # Raised by a handler, a task or a callback, out of the loop, which stands still now;
+            # closing it cuts the service.
+            self._bound_the_exit()
+            runner.close()
+            if self._is_incomplete():
+                return 1
+            raise
         finally:
             self._bound_the_exit()
             runner.close()
+        return code
 
     async def _main(self) -> int:
         loop = asyncio.get_running_loop()
@@ -122,7 +130,8 @@ class Process:
         except TargetError as exc:
             say(str(exc))
             return 2
-        except Exception as exc:  # noqa: BLE001 - whatever the service's own code raises
+        except BaseException as exc:  # noqa: BLE001 - whatever the service's own code raises
+            # A member's SystemExit too: it has not ended well, whatever the code in it.
             failed = True
             if not self._is_entered:  # else it has been logged
                 log.error("eventflow.start_failed", service=self._text, error=exc)
@@ -142,25 +151,30 @@ class Process:
             )
         return incomplete
 
+    def _hide(self) -> None:
+        """No longer ready: from the signal on, also where the loop is blocked."""
+        if self._ready_file is not None:
+            with contextlib.suppress(OSError):
+                self._ready_file.unlink()
+
     @contextlib.contextmanager
     def _shown_ready(self) -> Generator[None]:
         """Let a probe and the parent see that the service takes part."""
         if self._parent is not None:
             with contextlib.suppress(OSError):  # it is gone; the guard has noticed
                 os.write(self._parent, READY)
-        if self._ready_file is None:
-            yield
-            return
-        self._ready_file.write_text(f"{os.getpid()}\n")
+        if self._ready_file is not None:
+            self._ready_file.write_text(f"{os.getpid()}\n")
         try:
             yield
         finally:
-            self._ready_file.unlink(missing_ok=True)
+            self._hide()
 
     # Bounds
 
     def _bound_the_stop(self, count: int) -> None:
         """Called in a signal handler: what follows on the loop may never get its turn."""
+        self._hide()
         service = self._service
         if service is None or not self._is_entered:
             if count == 1:
@@ -173,7 +187,11 @@ class Process:
 
     async def _end_stray_tasks(self) -> None:
         """Cancel what the service's code has started and left; name what refuses."""
-        known = "" if self._service is None else "\n".join(self._service.ledger.abandoned)
+        known = ""
+        if self._service is not None:
+            ledger = self._service.ledger
+            members = (f"eventflow:{ledger.name}:{name}" for name in ledger.given_up)
+            known = "\n".join((*ledger.abandoned, *members))
         left = await cancel_and_wait(
             asyncio.all_tasks() - {asyncio.current_task()}, grace=STRAY_TASKS_S
         )
@@ -182,14 +200,20 @@ class Process:
             log.error("eventflow.tasks_left", tasks=self._stray)
 
     def _bound_the_exit(self) -> None:
-        """Threads of others, in the loop's executor and elsewhere, can't hold up the end."""
-        seconds = EXIT_S
-        if self._stop_began is not None and self._service is not None:
-            drain_until = self._stop_began + self._service.drain_timeout
-            seconds = max(drain_until - time.monotonic(), seconds)
-        self._guard.set_deadline(seconds, 1, _threads_left)
-        # The interpreter waits for threads first, and runs these functions after that.
-        atexit.register(self._guard.disarm)
+        """What is left can't hold up the end: threads of others, functions of `atexit`."""
+        service = self._service
+        if service is None or not self._is_entered:
+            if self._signals.count:
+                return  # the bound of the start holds
+            seconds = START_BOUND_S
+        elif service.ledger.state != "closed":
+            seconds = service.cancel_grace + 2 * EXIT_S
+        elif self._stop_began is None:
+            seconds = EXIT_S
+        else:
+            drain_until = self._stop_began + service.drain_timeout
+            seconds = max(drain_until - time.monotonic(), EXIT_S)
+        self._guard.set_deadline(seconds, 1, _not_ending)
 
 
 def _still_starting() -> str:
@@ -200,7 +224,7 @@ def _is_blocked() -> str:
     return "the event loop is blocked, so that the stop can't end: leaving"
 
 
-def _threads_left() -> str:
+def _not_ending() -> str:
     threads = [
         thread.name
         for thread in threading.enumerate()
@@ -208,4 +232,5 @@ def _threads_left() -> str:
         and thread is not threading.main_thread()
         and "_do_shutdown" not in thread.name  # asyncio's own, which waits for the others
     ]
-    return f"threads still run after the stop ({', '.join(threads) or 'none seen'}): leaving"
+    kept_by = f"threads still run ({', '.join(threads)})" if threads else "something holds it up"
+    return f"the process does not end after the stop: {kept_by}: leaving"

@@ -10,9 +10,10 @@ import atexit
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
-from eventflow.cli._exit import say
+from eventflow.cli._exit import FLUSH_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -55,10 +56,15 @@ class StopSignals:
         atexit.register(_ignore_signals)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
+    def loaded(self) -> None:
+        """From here on a signal raises nothing: it is counted, for `told_to`."""
+        self._is_loading = False
+
     @contextlib.contextmanager
     def told_to(self, tell: Callable[[int], None]) -> Generator[None]:
         """Hand the count on with each signal; ``tell`` is called in a signal handler."""
-        self._tell, self._is_loading = tell, False
+        self._tell = tell
+        self.loaded()
         if self.count:
             tell(self.count)
         try:
@@ -81,7 +87,9 @@ class StopSignals:
         self.number = self.number or number
         if self.count >= 3:
             self.last_act()
-            say("third signal: leaving at once, without cleaning up")
+            # The guard's thread writes what logs hold back; a lock held here stops it for no long.
+            self._guard.set_deadline(0, 128 + number, _third)
+            time.sleep(2 * FLUSH_S)
             os._exit(128 + number)
         if self._tell is not None:
             self._tell(self.count)
@@ -95,6 +103,10 @@ class StopSignals:
 def _ignore_signals() -> None:
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _third() -> str:
+    return "third signal: leaving at once, without cleaning up"
 
 
 def _still_loading() -> str:

@@ -6,10 +6,10 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
+from eventflow._escape import error_text
 from eventflow.errors import InvalidMemberError
 from eventflow.lifecycle.service import Service
 
@@ -87,4 +87,4 @@ def own_traceback(error: BaseException) -> str:
         or found.tb_frame.f_globals.get("__name__") in (__name__, "importlib", "eventflow.cli.run")
     ):
         found = found.tb_next
-    return "".join(traceback.format_exception(type(error), error, found)).rstrip()
+    return error_text(error.with_traceback(found))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventflow import logging as eventflow_logging
-from eventflow.cli._exit import say
+from eventflow.cli._exit import PatientStream, say
 from eventflow.cli._parent import Reloader, Workers
 from eventflow.cli._serve import Process
 from eventflow.cli._target import TargetError, find, own_traceback
@@ -71,7 +71,10 @@ def run(arguments: argparse.Namespace, signals: StopSignals, guard: Guard) -> in
     if arguments.parent is not None:
         os.set_inheritable(arguments.parent, False)
         guard.watch_parent(arguments.parent, lambda: _parent_is_gone(signals))
-    eventflow_logging.configure(format=arguments.log_format)
+    is_parent = bool(arguments.workers or arguments.reload)
+    eventflow_logging.configure(
+        format=arguments.log_format, stream=PatientStream() if is_parent else None
+    )
     try:
         ready_file = _checked_ready_file(arguments.ready_file)
         loop_factory = _loop_factory(arguments.loop)

@@ -53,7 +53,8 @@ class Service:
 
     A member that fails, or ends by itself, stops the service in the same good order: it is
     logged at once (``eventflow.member_failed``), the others are drained, and leaving raises
-    the error. `wait_stopping` tells whoever holds the service.
+    the error. `wait_stopping` tells whoever holds the service. A member that is a service
+    itself takes this one with it as soon as its own stop begins.
 
     Nothing starts at construction. A service that was left can be entered again if its members
     can; the result of an ``@asynccontextmanager`` function can't.
@@ -381,6 +382,8 @@ class _Stay:
             async with held.member as held.value:
                 held.is_inside = True
                 held.entered.set_result(None)
+                if isinstance(held.value, Service):
+                    held.value._entered().stopping.add_done_callback(lambda _: self.begin_stop())
                 try:
                     await held.leave
                 except BaseException:

@@ -280,6 +280,13 @@ async def forks() -> AsyncGenerator[None]:
         note("child", str(os.waitstatus_to_exitcode(status)))
 
 
+@asynccontextmanager
+async def dies_at_once() -> AsyncGenerator[None]:
+    """Its process ends when it was ready for a moment, as if killed."""
+    asyncio.get_running_loop().call_later(0.3, os._exit, 9)
+    yield
+
+
 def can_not_start() -> Service:
     note("attempt", f"{time.monotonic()}")
 

@@ -114,3 +114,21 @@ def test_the_old_process_is_drained(tmp_path: Path, recorder: Recorder) -> None:
         run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
         assert run.stderr.count("files changed") == 1
+
+
+def test_one_signal_in_the_middle_of_a_reload_drains(tmp_path: Path, recorder: Recorder) -> None:
+    """The process that is being replaced was asked once already; it is not cut."""
+    touched = tmp_path / "touched.py"
+    touched.write_text("")
+    scenario = {"handler_s": 2, "events": 5, "options": {"concurrency": 5}}
+    run = Run(tmp_path, "shop", "--reload", recorder=recorder, cwd=tmp_path, scenario=scenario)
+    with run:
+        until(lambda: recorder.counts()["start"] == 5, "in flight")
+        run.until_ready()
+        touched.write_text("1")
+        run.until_said("files changed")
+        run.send(SIGTERM)
+        assert run.wait() == 0, run.stderr
+        assert "eventflow.handler_cancelled" not in run.stderr
+    recorder.end()
+    assert sorted(recorder.all("done")) == sorted(recorder.all("ok"))

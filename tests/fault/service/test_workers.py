@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from signal import SIGINT, SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.fault.service.processes import TRACER_S, Recorder, Run, all_gone, exists, until
+from tests.fault.service.processes import ROOT, TRACER_S, Recorder, Run, all_gone, exists, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +73,30 @@ def test_the_third_signal_kills(tmp_path: Path, recorder: Recorder) -> None:
         assert run.wait() == 130, run.stderr
         until(lambda: all_gone(workers(recorder)), "gone", within=1)
         assert time.monotonic() - sent <= 2 + TRACER_S
+
+
+@pytest.mark.fault("SHD-06")
+def test_a_log_that_nobody_reads_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """Workers that die have lines written about them into a pipe that is full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    target = "tests.fault.service.target:dies_at_once"
+    command = [sys.executable, "-m", "eventflow", "run", target, "--workers", "2"]
+    ready = tmp_path / "ready"
+    with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=writer, cwd=ROOT) as run:
+        try:
+            until(ready.exists, "ready once")
+            until(lambda: not ready.exists(), "one has died")
+            run.send_signal(SIGTERM)
+            assert run.wait(15 + TRACER_S) in {0, 1, 143}
+        finally:
+            run.kill()
+            os.close(reader)
+            os.close(writer)
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, recorder: Recorder) -> None:

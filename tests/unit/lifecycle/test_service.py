@@ -928,3 +928,51 @@ def test_cycles_leave_nothing() -> None:
     # Coverage's tracer keeps something of each thread that it has seen.
     allowed = 16_384 + (4_096 * cycles if threading.gettrace() else 0)
     assert grown < allowed, f"{grown:,} bytes more after {cycles} cycles"
+
+
+# ---------------------------------------------------------------- A service as a member
+
+
+async def test_a_service_that_fails_takes_the_one_it_is_in_with_it() -> None:
+    """Its own stop begins the other's; the error comes out, and what stood beside it is drained."""
+    broken = asyncio.Event()
+
+    @asynccontextmanager
+    async def fails() -> AsyncGenerator[None]:
+        async with asyncio.TaskGroup() as group:
+
+            async def later() -> None:
+                await broken.wait()
+                raise ValueError("inside")
+
+            group.create_task(later())
+            yield
+
+    bus = EventBus("beside")
+    recorder = Recorder()
+    bus.subscribe(Ping, recorder)
+    inner = Service(fails(), name="inner")
+    outer = Service(bus, inner, name="outer")
+
+    async def run() -> None:
+        async with outer:
+            await bus.publish(Ping())
+            broken.set()
+            await outer.wait_stopping()
+            assert not outer.is_ready
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors"):
+        await run()
+    assert outer.ledger.failed == ("inner",)
+    assert len(recorder.seen) == 1
+    assert bus.ledger.adds_up
+
+
+async def test_a_service_asked_to_stop_takes_the_one_it_is_in_with_it() -> None:
+    """That is no failure."""
+    inner = Service(EventBus(), name="inner")
+    async with Service(inner, name="outer") as outer:
+        inner.request_stop()
+        await outer.wait_stopping()
+    assert outer.ledger.failed == ()
+    assert outer.ledger.state == "closed"

@@ -50,7 +50,7 @@ ELSEWHERE = ("tests/unit/bus",)
 ALL = ("tests/unit",)
 # The command line is seen by no unit test: real processes, run in place of these.
 PROCESSES = tuple(
-    f"tests/fault/service/test_{name}.py" for name in ("signals", "workers", "reload")
+    f"tests/fault/service/test_{name}.py" for name in ("signals", "ends", "workers", "reload")
 )
 
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)

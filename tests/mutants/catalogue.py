@@ -177,13 +177,25 @@ MUTANTS = (
     Mutant(
         "the ready file stays",
         "cli/_serve.py",
-        "            self._ready_file.unlink(missing_ok=True)\n",
-        "            pass\n",
+        "                self._ready_file.unlink()\n",
+        "                pass\n",
     ),
     Mutant(
         "a signal that an import swallowed is forgotten",
         "cli/_signals.py",
         "        if self.count:\n            tell(self.count)\n",
+        "",
+    ),
+    Mutant(
+        "a service stops alone inside another",
+        "lifecycle/service.py",
+        "                if isinstance(held.value, Service):\n",
+        "                if held.value is self:\n",
+    ),
+    Mutant(
+        "nothing bounds what comes after the stop",
+        "cli/_serve.py",
+        "        self._guard.set_deadline(seconds, 1, _not_ending)\n",
         "",
     ),
     Mutant(
@@ -201,8 +213,8 @@ MUTANTS = (
     Mutant(
         "a signal reaches only the first worker",
         "cli/_parent.py",
-        "        for child in self._children():\n            # Always",
-        "        for child in self._children()[:1]:\n            # Always",
+        "        for child in self._children():\n            child.ask(",
+        "        for child in self._children()[:1]:\n            child.ask(",
     ),
     # ------------------------------------------------------------------------------- logging
     Mutant(

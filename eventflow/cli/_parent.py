@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ class Slot:
         self.start_failures = 0
 
 
-class Parent:
+class Parent(ABC):
     """Starts children, hands signals on to them, and ends after the last of them."""
 
     def __init__(
@@ -228,13 +229,16 @@ class Parent:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _prepare(self, wake: socket.socket) -> None: ...
+    def _prepare(self, wake: socket.socket) -> None:
+        """Before the first child is started."""
+        return
 
     def _environment(self, slot: Slot) -> dict[str, str]:
         return {}
 
+    @abstractmethod
     def _child_ended(self, slot: Slot, child: Child, code: int) -> None:
-        raise NotImplementedError
+        """A child has ended that nobody has asked to."""
 
 
 def _interpreter_flags() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic.errors import PydanticUserError
@@ -10,7 +11,7 @@ from pydantic.errors import PydanticUserError
 from eventflow.events._annotations import check_annotation, refuse
 from eventflow.events._handed_on import checked_below
 from eventflow.events._nodes import FUNCTIONS
-from eventflow.events._schema import Walk
+from eventflow.events._schema import Walk, being_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,7 +111,8 @@ def complete_schema(
         PydanticUndefinedAnnotation: A name is not known yet; pydantic calls again later.
     """
     try:
-        schema = handler(source)
+        with being_made(cls) if raw_allowed else nullcontext():
+            schema = handler(source)
     except PydanticUserError:
         _find_unknown(cls, handler)
         raise

@@ -8,6 +8,7 @@ schema comes by again inside every event that has the part.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,10 +25,10 @@ from eventflow.events._values import exact_enum, exact_literal
 from eventflow.events.mapping import FrozenMapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from typing import NoReturn
 
-__all__ = ("Walk",)
+__all__ = ("Walk", "being_made")
 
 _REMEDY = (
     "use a Part, tuple[T, ...], Mapping[str, T], an Enum, a Literal, RawJson, or a plain type "
@@ -250,6 +251,10 @@ class Walk:
         try:
             target = self._resolve(node)
         except LookupError:  # still being made: a part that contains itself
+            for event in _BEING_MADE:
+                # pydantic's references: the full name, a colon, and what tells equal names apart.
+                if reference.startswith(f"{event.__module__}.{event.__qualname__}:"):
+                    self._model({"cls": event}, path)
             self.nested = True
             return node
         if target is node or reference in self._open:
@@ -266,6 +271,19 @@ class Walk:
 
     def _refuse(self, path: str, problem: str, remedy: str) -> NoReturn:
         refuse(self._owner, path, problem, remedy)
+
+
+_BEING_MADE: list[type[object]] = []
+
+
+@contextmanager
+def being_made(event: type[object]) -> Generator[None]:
+    """While the schema of an event is made: a part in it that refers to it is refused."""
+    _BEING_MADE.append(event)
+    try:
+        yield
+    finally:
+        _BEING_MADE.remove(event)
 
 
 def _node(schema: Any) -> Node:

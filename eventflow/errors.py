@@ -209,7 +209,8 @@ class WrongLoopError(BusError, RuntimeError):
 class BufferFullError(BusError):
     """A subscriber had no room for an event, and its policy does not drop.
 
-    Who it was is in the log, not here: a publisher does not know its subscribers.
+    Who it was is in the log, not here: a publisher does not know its subscribers. The text has
+    its capacity and its policy, for whoever reads it.
 
     Attributes:
         topic: Topic of the event.

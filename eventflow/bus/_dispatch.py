@@ -138,7 +138,7 @@ class Dispatch:
             inboxes = self._admit(event)
         cause = current_cause.get()
         item = event if cause is None else envelope(event, cause)
-        rejected = False
+        full: Inbox | None = None
         for inbox in inboxes:
             if len(inbox.queue) < inbox.limit:
                 inbox.append(item)
@@ -146,11 +146,11 @@ class Dispatch:
                 continue
             elif inbox.options.overflow is Overflow.BLOCK:
                 inbox.reject(item)
-                rejected = True
+                full = inbox
             else:
                 inbox.overflow(item)
-        if rejected:
-            raise _full(event, "publish_nowait does not wait for it")
+        if full is not None:
+            raise _full(event, full, "publish_nowait does not wait for it")
 
     def publish_from_thread(self, event: Event, *, timeout: float = 30.0) -> None:
         """`publish`, from a thread that is not the event loop's; blocks until it is done.
@@ -260,7 +260,7 @@ class Dispatch:
         if full := [inbox for inbox in refusing if not inbox.has_room]:
             for inbox in full:
                 inbox.reject(event)
-            raise _full(event, "so nobody got it")
+            raise _full(event, full[0], "so nobody got it")
         return inboxes
 
     async def _wait_for_room(self, full: list[Inbox], event: Event, item: Event | Envelope) -> None:
@@ -319,9 +319,10 @@ class Dispatch:
             raise deadlock_error(event)
 
 
-def _full(event: Event, consequence: str) -> BufferFullError:
+def _full(event: Event, inbox: Inbox, consequence: str) -> BufferFullError:
     return BufferFullError(
-        f"a subscriber of {event.topic!r} has no room for event {event.id}, and {consequence}; "
+        f"a subscriber of {event.topic!r} ({inbox.options.bound}) has no room for event "
+        f"{event.id}, and {consequence}; "
         "its name is in the log and in bus.statistics()",
         topic=event.topic or "",
         event_id=event.id,

@@ -32,6 +32,11 @@ class Options(NamedTuple):
     on_failure: FailurePolicy = _LOG
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
 
+    @property
+    def bound(self) -> str:
+        """How many events wait, and what happens to the next: for people."""
+        return f"capacity={self.capacity}, overflow={self.overflow}"
+
     @classmethod
     def check(cls, given: Mapping[str, object], *, allowed: frozenset[str]) -> Options:
         """Options from keyword arguments.
@@ -41,13 +46,9 @@ class Options(NamedTuple):
         """
         for option in given:
             if option not in allowed:
-                from difflib import get_close_matches  # noqa: PLC0415 - for this error only
-
-                near = get_close_matches(option, allowed, n=1)
                 raise InvalidOptionError(
-                    f"unknown option {option!r}"
-                    + (f"; did you mean {near[0]!r}?" if near else "")
-                    + f" Options are: {', '.join(sorted(allowed))}",
+                    f"unknown option {option!r}{_meant(option, allowed)} "
+                    f"Options are: {', '.join(sorted(allowed))}",
                     option=option,
                 )
         _whole("capacity", given.get("capacity", 1))
@@ -87,6 +88,16 @@ class Options(NamedTuple):
                 "block_timeout has a meaning only with overflow=Overflow.BLOCK",
                 option="block_timeout",
             )
+
+
+def _meant(option: str, allowed: frozenset[str]) -> str:
+    """What to write instead, as far as one can tell; ends its sentence."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for this error only
+
+    if option in {"retry", "retries"} and "on_failure" in allowed:
+        return "; write on_failure=FailurePolicy(retry=Retry(...))."
+    near = get_close_matches(option, allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _whole(option: str, value: object) -> None:

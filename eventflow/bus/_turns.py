@@ -67,11 +67,12 @@ class Turn:
 
     def _expired(self) -> None:
         event = event_of(self.item)
-        waited_s = self.inbox.options.block_timeout
+        options = self.inbox.options
+        waited_s = options.block_timeout
         self.refuse(
             BufferFullError(
-                f"a subscriber of {event.topic!r} had no room for event {event.id} within "
-                f"{waited_s:g} s; its name is in the log and in bus.statistics()",
+                f"a subscriber of {event.topic!r} ({options.bound}) had no room for event "
+                f"{event.id} within {waited_s:g} s; its name is in the log and in bus.statistics()",
                 topic=event.topic or "",
                 event_id=event.id,
                 waited_s=waited_s,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eventflow._escape import error_text
 from eventflow.errors import InvalidMemberError
+from eventflow.lifecycle.callables import is_asgi_app
 from eventflow.lifecycle.service import Service
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def find(text: str) -> object:
     """
     module_name, _, path = text.partition(":")
     if not module_name or not path or module_name.startswith("."):
-        raise TargetError(f"{text!r} does not name a target; write pkg.mod:service")
+        raise TargetError(f"{text!r} does not name a target; write {_form(module_name)}")
     directory = os.getcwd()  # noqa: PTH109 - sys.path holds texts
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -51,6 +52,14 @@ def find(text: str) -> object:
         raise TargetError(f"{text}: {exc}") from None
 
 
+def _form(module_name: str) -> str:
+    """What a target looks like, with the module that was given where it is one, or its file."""
+    module = module_name.removesuffix(".py").replace("/", ".")
+    if all(part.isidentifier() for part in module.split(".")):
+        return f"{module}:NAME, where NAME is the service or a function that returns it"
+    return "pkg.mod:service"
+
+
 async def made(target: object, text: str) -> Service:
     """The service that a target is, or that calling it makes.
 
@@ -60,7 +69,9 @@ async def made(target: object, text: str) -> Service:
     """
     name = text.partition(":")[2]
     thing = cast("Any", target)
-    if callable(target) and (isinstance(target, type) or not hasattr(type(target), "__aenter__")):
+    if is_asgi_app(target):
+        pass  # not to be called here; refused below, with whose it is
+    elif callable(target) and (isinstance(target, type) or not hasattr(type(target), "__aenter__")):
         try:
             inspect.signature(target).bind()
         except TypeError as exc:

@@ -12,7 +12,7 @@ from eventflow.errors import InvalidHandlerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("check_handler", "gives_awaitable", "handler_name", "is_async")
+__all__ = ("check_handler", "gives_awaitable", "handler_name", "is_asgi_app", "is_async")
 
 
 def _plain(handler: object) -> object:
@@ -30,6 +30,13 @@ def is_async(handler: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, so that it runs on the loop and not in a thread."""
     plain = _plain(handler)
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(handler)
+
+
+def is_asgi_app(value: object) -> bool:
+    """Whether it is called as ``await app(scope, receive, send)``, as a web framework's app is."""
+    if isinstance(value, type) or not callable(value) or not is_async(value):
+        return False
+    return [*inspect.signature(value).parameters] == ["scope", "receive", "send"]
 
 
 def handler_name(handler: Callable[..., Any]) -> str:

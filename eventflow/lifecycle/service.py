@@ -13,6 +13,7 @@ from eventflow.errors import (
     MemberEndedError,
     ServiceError,
 )
+from eventflow.lifecycle.callables import is_asgi_app
 from eventflow.lifecycle.ledger import ServiceLedger, ledger_of
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 
@@ -261,6 +262,8 @@ def _check_member(member: object, position: int) -> None:
         hint = "; put @contextlib.asynccontextmanager on the function that made it"
     elif hasattr(kind, "__enter__"):
         hint = "; it is a plain context manager: enter it in an @asynccontextmanager function"
+    elif is_asgi_app(member):
+        hint = "; an ASGI app is run by its server, e.g. uvicorn app:app"
     elif callable(member):
         hint = "; call it, if it returns one"
     else:

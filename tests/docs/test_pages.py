@@ -25,7 +25,7 @@ PAGES = [
 RUNNER = Path(__file__).with_name("page.py")
 LEFT_BEHIND = ("Warning", "Exception ignored", "never retrieved", "was destroyed", "never awaited")
 # What nobody runs is "text", also where it is code: of libraries that are not installed here.
-LANGUAGES = {"python", "sh", "console", "text", "json", "toml", "yaml"}
+LANGUAGES = {"python", "sh", "console", "text", "json", "toml", "yaml", "dockerfile"}
 
 
 def name(path: Path) -> str:
@@ -126,13 +126,56 @@ def test_a_session_goes_as_the_page_says(page: Path, tmp_path: Path) -> None:
     assert ran
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
-    """Relative links name files that are there."""
+def links(page: Path) -> Iterator[Path]:
+    """Where a page's relative links lead."""
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", text):
         if not target.startswith(("https://", "http://", "mailto:")):
-            assert page.parent.joinpath(target).exists(), target
+            yield page.parent.joinpath(target).resolve()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """Relative links name files that are there."""
+    for path in links(page):
+        assert path.exists(), path
+
+
+def reached(start: Path) -> set[Path]:
+    """The pages that links lead to; one to a folder leads to what is in it."""
+    found: set[Path] = set()
+    ahead = [start]
+    while ahead:
+        page = ahead.pop()
+        if page in found:
+            continue
+        found.add(page)
+        for path in links(page):
+            ahead += path.glob("*.md") if path.is_dir() else [path] * (path.suffix == ".md")
+    return found
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """By links alone, as a reader goes who has opened nothing but the README."""
+    missing = set(PAGES) - reached(ROOT / "README.md")
+    assert not missing, ", ".join(sorted(map(name, missing)))
+
+
+def test_a_page_that_nobody_links_is_noticed(tmp_path: Path) -> None:
+    """What the test above relies on: links are followed, to folders too, and round in circles."""
+    tmp_path.joinpath("folder").mkdir()
+    texts = {
+        "start.md": "[a](a.md#part) and [all](folder)",
+        "a.md": "[back](start.md), [elsewhere](https://service.example/b.md)",
+        "b.md": "[a](a.md)",
+        "folder/c.md": "",
+    }
+    for path, text in texts.items():
+        tmp_path.joinpath(path).write_text(text)
+
+    pages = {str(path.relative_to(tmp_path)) for path in reached(tmp_path / "start.md")}
+
+    assert pages == {"start.md", "a.md", "folder/c.md"}
 
 
 GOOD = """

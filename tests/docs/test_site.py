@@ -66,6 +66,13 @@ def test_every_public_module_has_a_page() -> None:
     assert len(shown) == len(set(shown))
 
 
+def test_a_page_of_the_reference_says_where_the_rest_is() -> None:
+    """For whoever opens it in the checkout, where it is one line."""
+    for path in DOCS.joinpath("reference").glob("*.md"):
+        before, directive, _ = path.read_text(encoding="utf-8").partition("\n::: ")
+        assert not directive or "`make docs`" in before, path.name
+
+
 def test_the_reference_lists_the_names_of_the_top() -> None:
     """Each leads to where it lives, which is the same object."""
     text = DOCS.joinpath("reference/index.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.docs.page import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT.joinpath("examples/kubernetes/deployment.yaml").read_text(encoding="utf-8")
@@ -96,6 +99,41 @@ def test_it_runs_with_as_little_as_it_needs() -> None:
     tag = container()["image"].rpartition(":")[2]
     assert tag
     assert tag != "latest"
+
+
+def dockerfile() -> dict[str, list[str]]:
+    """The instructions of the one in docs/kubernetes.md."""
+    page = ROOT / "docs/kubernetes.md"
+    (text,) = (block.text for block in blocks(page) if block.language == "dockerfile")
+    found: dict[str, list[str]] = {}
+    for line in filter(None, text.splitlines()):
+        instruction, _, rest = line.partition(" ")
+        found.setdefault(instruction, []).append(rest)
+    return found
+
+
+def test_the_image_starts_what_the_manifest_starts() -> None:
+    """The same program, app, port and time, in the exec form, so that signals arrive."""
+    (cmd,) = dockerfile()["CMD"]
+    command = json.loads(cmd)  # the shell form is no JSON
+    assert "ENTRYPOINT" not in dockerfile()
+    assert command[:4] == container()["command"][:4]
+    assert set(command) <= set(container()["command"])
+    package = command[3].partition(".")[0]
+    assert f"{package}/ {package}/" in dockerfile()["COPY"]
+
+
+def test_the_image_runs_as_the_manifest_says() -> None:
+    """The manifest's user and port, nothing written beside the code, a Python that will do."""
+    assert dockerfile()["USER"] == [str(pod()["securityContext"]["runAsUser"])]
+    (port,) = container()["ports"]
+    assert dockerfile()["EXPOSE"] == [str(port["containerPort"])]
+    assert dockerfile()["ENV"] == ["PYTHONDONTWRITEBYTECODE=1"]
+    (base,) = dockerfile()["FROM"]
+    version = re.fullmatch(r"python:3\.(\d+)-slim", base)
+    assert version
+    classifiers = ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8")
+    assert f'"Programming Language :: Python :: 3.{version[1]}"' in classifiers
 
 
 def test_the_server_is_started_without_a_shell() -> None:

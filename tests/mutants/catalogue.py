@@ -404,11 +404,11 @@ MUTANTS = (
     Mutant(
         "RAISE refuses after the others have their copy",
         "bus/_dispatch.py",
-        '            raise _full(event, "so nobody got it")\n',
+        '            raise _full(event, full[0], "so nobody got it")\n',
         "            for inbox in inboxes:\n"
         "                if inbox.has_room:\n"
         "                    inbox.append(event)\n"
-        '            raise _full(event, "so nobody got it")\n',
+        '            raise _full(event, full[0], "so nobody got it")\n',
     ),
     Mutant(
         "KEEP_LATEST keeps the oldest",

@@ -324,5 +324,13 @@ def needs_an_argument(settings: object) -> Service:
     raise NotImplementedError
 
 
+async def web_app(scope: object, receive: object, send: object) -> None:
+    raise NotImplementedError
+
+
+def make_web_app() -> object:
+    return web_app
+
+
 def raises() -> Service:
     raise LookupError("this is how the factory failed")

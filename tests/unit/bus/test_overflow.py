@@ -87,6 +87,7 @@ async def test_block_gives_up_after_block_timeout(
     error = caught.value
     assert (error.topic, error.event_id, error.waited_s) == ("test.ping", event.id, 5)
     assert error.retriable
+    assert "(capacity=1, overflow=Overflow.BLOCK)" in str(error)
     assert "slow" not in str(error)  # the publisher knows nothing of its subscribers
     assert sub.statistics().rejected == 1
     assert await opened(bus, recorder) == [0, 1]
@@ -253,6 +254,7 @@ async def test_raise_is_judged_before_anyone_has_a_copy(bus: EventBus) -> None:
         error = await outcome(call)
         assert isinstance(error, BufferFullError)
         assert error.waited_s == 0
+        assert "(capacity=1, overflow=Overflow.RAISE)" in str(error)
     with pytest.raises(BufferFullError):
         bus.publish_nowait(Ping(n=9))
     await turns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import re
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +204,24 @@ def test_an_unknown_option_is_refused_with_a_suggestion(given: str, meant: str |
     with pytest.raises(InvalidOptionError, match="capacity, concurrency") as caught:
         EventBus().subscribe(Ping, handler, **{given: 1})  # type: ignore[call-overload]
     assert caught.value.option == given
-    assert (f"did you mean {meant!r}" in str(caught.value)) == (meant is not None)
+    assert (f"did you mean {meant!r}? Options are" in str(caught.value)) == (meant is not None)
+    assert (f"unknown option {given!r}. Options are" in str(caught.value)) == (meant is None)
+
+
+@pytest.mark.parametrize("given", ["retry", "retries"])
+def test_retries_are_refused_with_where_they_belong(given: str) -> None:
+    """They are a part of the failure policy, and `resources` is only spelled a bit like them."""
+    said = f"unknown option {given!r}; write on_failure=FailurePolicy(retry=Retry(...)). Options"
+    with pytest.raises(InvalidOptionError, match=re.escape(said)) as caught:
+        EventBus().subscribe(Ping, handler, **{given: Retry()})  # type: ignore[call-overload]
+    assert caught.value.option == given
+
+
+def test_a_stream_has_no_failure_policy_to_point_to() -> None:
+    """Nothing is advised that would be refused as well."""
+    with pytest.raises(InvalidOptionError, match="unknown option 'retry'") as caught:
+        EventBus().stream(Ping, retry=Retry())  # type: ignore[call-overload]
+    assert "on_failure" not in str(caught.value)
 
 
 def test_a_dead_letter_on_a_bus_is_refused_with_the_remedy() -> None:

@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from eventflow.errors import InvalidHandlerError
-from eventflow.lifecycle.callables import check_handler, handler_name, is_async
+from eventflow.lifecycle.callables import check_handler, handler_name, is_asgi_app, is_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +91,33 @@ NAMES: list[tuple[Callable[[Any], Any], str]] = [
 def test_the_name_people_know_it_by(handler: Any, name: str) -> None:
     """Without where it was defined."""
     assert handler_name(handler) == name
+
+
+async def asgi(scope: object, receive: object, send: object) -> None: ...
+
+
+class App:
+    async def __call__(self, scope: object, receive: object, send: object) -> None: ...
+
+
+def plain_app(scope: object, receive: object, send: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (asgi, True),
+        (App(), True),
+        (App, False),
+        (coroutine, False),
+        (plain_app, False),
+        (AsyncMock(), False),
+        (3, False),
+    ],
+)
+def test_what_a_web_server_would_run(value: object, expected: bool) -> None:
+    """Told by what it is called with, whatever its framework."""
+    assert is_asgi_app(value) is expected
 
 
 def test_the_message_shows_the_signature() -> None:

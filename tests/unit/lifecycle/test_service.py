@@ -150,6 +150,9 @@ async def test_nothing_starts_at_construction() -> None:
 def plain_function() -> None: ...
 
 
+async def asgi_app(scope: object, receive: object, send: object) -> None: ...
+
+
 async def generator() -> AsyncGenerator[None]:
     yield
 
@@ -160,10 +163,11 @@ async def generator() -> AsyncGenerator[None]:
         (lambda: 3, r"async context manager, not 3$"),
         (lambda: plain_function, "call it"),
         (lambda: EventBus, "call it"),
+        (lambda: asgi_app, "run by its server, e.g. uvicorn"),
         (generator, "put @contextlib.asynccontextmanager"),
         (lambda: suppress(KeyError), "plain context manager"),
     ],
-    ids=["number", "function", "class", "generator", "sync"],
+    ids=["number", "function", "class", "app", "generator", "sync"],
 )
 async def test_what_is_no_member_is_refused(made: Callable[[], Any], hint: str) -> None:
     """At construction, with which argument it is, and what to write instead."""

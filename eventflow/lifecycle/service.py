@@ -386,7 +386,8 @@ class _Stay:
                 held.is_inside = True
                 held.entered.set_result(None)
                 if isinstance(held.value, Service):
-                    held.value._entered().stopping.add_done_callback(lambda _: self.begin_stop())
+                    inner: Any = held.value
+                    inner._entered().stopping.add_done_callback(lambda _: self.begin_stop())
                 try:
                     await held.leave
                 except BaseException:

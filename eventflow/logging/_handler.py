@@ -22,7 +22,7 @@ from eventflow.logging._chain import (
 )
 from eventflow.logging._context import add_event_context, is_own
 from eventflow.logging._renderers import console, json_line
-from eventflow.logging._repeats import Repeats, Window
+from eventflow.logging._repeats import SAME, Repeats, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,7 +107,7 @@ class LogHandler(logging.Handler):
             record.name.startswith("eventflow.")
             and isinstance(facts, dict)
             and is_own(cast("EventDict", facts))
-            and "event_ids" not in facts  # many in one line already
+            and cast("EventDict", facts).get("event_id") is not None
         ):
             full, due = self._admit(record, cast("EventDict", facts), now)
         else:
@@ -122,11 +122,10 @@ class LogHandler(logging.Handler):
         error = error_of(facts.get("exc_info"))
         key = (
             str(facts["event"]),
-            str(facts.get("bus") or ""),
-            str(facts.get("subscription") or ""),
+            *(str(facts.get(name) or "") for name in SAME),
             "" if error is None else type(error).__qualname__,
         )
-        return self._repeats.admit(key, record.levelno, facts.get("event_id"), now)
+        return self._repeats.admit(key, record.levelno, str(facts["event_id"]), now)
 
     def _write_summaries(self, windows: list[Window]) -> None:
         for window in windows:

@@ -435,6 +435,41 @@ def test_a_users_lines_are_not_limited() -> None:
     assert len(lines(stream)) == 100
 
 
+def test_lines_about_no_event_are_all_written() -> None:
+    """What they say stands nowhere else: which member failed, and how."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+    for n in range(50):
+        error = ValueError(f"reason {n}")
+        ours.error("eventflow.member_failed", error=error, service="s", member=f"member {n}")
+        ours.error("eventflow.task_abandoned", bus="b", task="t", event_id=None, topic=None)
+    flush_repeats()
+    written = lines(stream)
+    assert len(written) == 100
+    assert [line["member"] for line in written[::2]] == [f"member {n}" for n in range(50)]
+    assert all(f"reason {n}" in line["exception"] for n, line in enumerate(written[::2]))
+
+
+def test_no_name_is_held_back() -> None:
+    """Lines about an event that name a task, or an option, are equal when those are."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+    for n in range(20):
+        ours.error("eventflow.task_abandoned", bus="b", task=f"task {n}", event_id="id")
+    for n in range(20):
+        ours.error("eventflow.task_abandoned", bus="b", task="same", event_id=f"id {n}")
+        ours.error("eventflow.key_failed", subscription="s", option="order_key", event_id=f"id {n}")
+    flush_repeats()
+    written = lines(stream)
+    assert [line["task"] for line in written[:20]] == [f"task {n}" for n in range(20)]
+    tasks, keys = written[-2:]
+    assert (tasks["bus"], tasks["task"], tasks["count"]) == ("b", "same", 15)
+    assert tasks["event_ids"] == [f"id {n}" for n in range(5, 20)]
+    assert (keys["subscription"], keys["option"], keys["count"]) == ("s", "order_key", 15)
+
+
 def test_a_window_ends_with_the_next_line_after_it() -> None:
     """By any line, through the handler; then the first few come in full again."""
     now = [0.0]
@@ -446,10 +481,10 @@ def test_a_window_ends_with_the_next_line_after_it() -> None:
     root.addHandler(handler)
     ours = EventLogger("eventflow.test")
     for _ in range(FIRST + 2):
-        ours.warning("eventflow.thing_happened")
+        ours.warning("eventflow.thing_happened", event_id="id")
     now[0] = WINDOW_S
     logging.getLogger("x").warning("next")
-    ours.warning("eventflow.thing_happened")
+    ours.warning("eventflow.thing_happened", event_id="id")
     events = [line["event"] for line in lines(stream)]
     assert events == [
         *["eventflow.thing_happened"] * FIRST,
@@ -464,10 +499,10 @@ def test_kinds_of_lines_are_bounded() -> None:
     """The oldest kind gives way, and what it held back is written."""
     repeats = Repeats()
     for _ in range(FIRST + 1):
-        repeats.admit(("e", "", "0", ""), 30, "id", 0.0)
+        repeats.admit(("e", "", "0", "", "", ""), 30, "id", 0.0)
     written: list[object] = []
     for n in range(1, MAX_WINDOWS + 1):
-        _, due = repeats.admit(("e", "", str(n), ""), 30, None, 0.0)
+        _, due = repeats.admit(("e", "", str(n), "", "", ""), 30, "id", 0.0)
         written += [window.summary()["event_ids"] for window in due]
     assert written == [["id"]]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -70,7 +71,9 @@ class EventLogger:
             elif self._stdlib.isEnabledFor(level):
                 line = escaped(_render(None, "", {"event": event, **_correlated(facts)}))
                 self._stdlib.handle(self._record(level, line, error))
-        except Exception as exc:  # noqa: BLE001 - whatever a processor raises
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever a processor raises
             complain(f"eventflow could not write its log line {event!r}:", exc)
 
     def _record(self, level: int, line: str, error: BaseException | None) -> logging.LogRecord:
@@ -112,5 +115,5 @@ def complain(what: str, error: BaseException) -> None:
     """As stdlib logging does with a handler that fails: say so on stderr, go on."""
     if logging.raiseExceptions and sys.stderr is not None:
         # When stderr is closed or its reader gone, there is nowhere to say it.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, CancelledError, GeneratorExit):
             sys.stderr.write(f"{escaped(what)}\n{error_text(error)}\n")

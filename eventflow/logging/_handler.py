@@ -17,6 +17,7 @@ from eventflow.logging._chain import (
     add_extra,
     add_record,
     error_of,
+    fitting,
     format_positional,
     line_of,
 )
@@ -94,7 +95,9 @@ class LogHandler(logging.Handler):
         self._depth += 1
         try:
             self._emit(record)
-        except Exception:  # noqa: BLE001 - a closed stream, a value that can't be shown
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - a closed stream, a value that can't be shown
             self.handleError(record)
         finally:
             self._depth -= 1
@@ -137,12 +140,14 @@ class LogHandler(logging.Handler):
             record.__dict__["_name"] = record.levelname.lower()
             try:
                 self._write(record)
-            except Exception:  # noqa: BLE001 - as in emit; the line that comes after it still does
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # noqa: BLE001 - as in emit; the line that comes after it still does
                 self.handleError(record)
 
     def _write(self, record: logging.LogRecord) -> None:
         try:
-            text = f"{self.format(record)}\n"
+            text = f"{self.format(fitting(record))}\n"
         except structlog.DropEvent:
             return
         stream = self._stream if self._stream is not None else cast("TextStream | None", sys.stderr)

@@ -264,6 +264,67 @@ def test_record_facts_keep_their_place() -> None:
     assert "test_record_facts_keep_their_place" in lines(stream)[3]["stack"]
 
 
+def test_no_fact_takes_the_place_of_another() -> None:
+    """However many of its names are taken already."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    structlog.get_logger().info("x", level="mine", level_="other", stack="s", stack_info=1)
+    logging.getLogger().info("x", extra={"event": 1, "event_": 2, "level": 3, "timestamp": 4})
+    logging.getLogger("std").info("x", extra={"_logger": "own", "_name": "name"})
+    of_structlog, of_stdlib, odd = lines(stream)
+    assert (of_structlog["level_"], of_structlog["level__"]) == ("other", "mine")
+    assert (of_stdlib["event"], of_stdlib["event_"], of_stdlib["event__"]) == ("x", 1, 2)
+    assert (of_stdlib["level_"], of_stdlib["timestamp_"]) == (3, 4)
+    assert (odd["logger"], odd["event"], odd["_logger"], odd["_name_"]) == (
+        "std",
+        "x",
+        "own",
+        "name",
+    )
+
+
+def test_arguments_that_do_not_fit_stay_beside_the_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of stdlib's lines, which other handlers get as they were."""
+    seen: list[logging.LogRecord] = []
+
+    class Keeps(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    class Hostile:
+        def __str__(self) -> str:
+            raise asyncio.CancelledError
+
+        __repr__ = __str__
+
+    # pytest's own handlers do not catch it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    log = logging.getLogger("std")
+    log.addHandler(keeps := Keeps())
+    try:
+        log.info("%d", "x")
+        log.info("none", 1, 2)  # noqa: PLE1205 - what is tested
+        log.info("%(a)s", {"b": 1}, extra={"positional_args": "mine"})
+        log.info("%s", Hostile())
+        log.info(Hostile())
+    finally:
+        log.removeHandler(keeps)
+    number, none, named, hostile, text = lines(stream)
+    assert (number["event"], number["positional_args"]) == ("%d", ["x"])
+    assert (none["event"], none["positional_args"]) == ("none", [1, 2])
+    assert (named["event"], named["positional_args_"]) == ("%(a)s", {"b": 1})
+    assert named["positional_args"] == "mine"
+    unshown = "<Hostile, whose repr() fails>"
+    assert (hostile["event"], hostile["positional_args"]) == ("%s", [unshown])
+    assert text["event"] == unshown
+    assert (seen[0].msg, seen[0].args) == ("%d", ("x",))
+    assert capsys.readouterr().err == ""
+
+
 def test_again_replaces_and_others_stay() -> None:
     """No line twice; a handler of the user's is where it was."""
     own = logging.NullHandler()
@@ -344,6 +405,57 @@ def test_a_failing_processor_costs_no_line() -> None:
     configure(format="json", stream=stream, processors=[renders])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, BaseException])
+@pytest.mark.parametrize("configured", [True, False])
+async def test_nothing_that_a_log_raises_reaches_a_handler(
+    error: type[BaseException], configured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation that a processor or a repr() makes up is the log's, not the handler's."""
+
+    def broken(logger: Any, name: str, line: Any) -> Any:
+        raise error
+
+    class Hostile:
+        def __repr__(self) -> str:
+            raise error
+
+    # pytest's own handlers do not catch it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stream = io.StringIO()
+    if configured:
+        configure(format="json", stream=stream, processors=[broken])
+    else:
+        structlog.configure(processors=[broken])
+
+    async def handle(event: Ping) -> None:
+        EventLogger("eventflow.test").error("eventflow.x_failed", error=error(), value=Hostile())
+        if configured:
+            structlog.get_logger("mine").info("mine", value=Hostile(), more=[{"a": Hostile()}])
+            logging.getLogger("std").info("std %r", Hostile())
+
+    async with EventBus() as bus:
+        sub = bus.subscribe(Ping, handle)
+        await bus.publish(Ping())
+    assert sub.statistics().handled == 1
+    if configured:
+        written = lines(stream)
+        assert [line["event"] for line in written] == ["eventflow.x_failed", "mine", "std %r"]
+        assert all(error.__name__ in line["processor_failed"] for line in written)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_wish_to_end_the_program_passes_through_a_log(error: type[BaseException]) -> None:
+    """An interrupt that comes while a line is written is not the line's."""
+
+    class Interrupted:
+        def __repr__(self) -> str:
+            raise error
+
+    configure(format="json", stream=io.StringIO())
+    with pytest.raises(error):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", value=[Interrupted()])
 
 
 def test_a_processor_may_change_a_line_and_write_one() -> None:

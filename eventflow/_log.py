@@ -58,12 +58,14 @@ class EventLogger:
 
     def enabled(self, level: int = logging.WARNING) -> bool:
         """Whether anybody would see a line; saves making ids that nobody reads."""
+        self._enable()
         return structlog.is_configured() or self._stdlib.isEnabledFor(level)
 
     def _write(
         self, level: int, event: str, error: BaseException | None, facts: dict[str, Any]
     ) -> None:
         try:
+            self._enable()
             if structlog.is_configured():
                 if error is not None:
                     facts["exc_info"] = error
@@ -75,6 +77,14 @@ class EventLogger:
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever a processor raises
             complain(f"eventflow could not write its log line {event!r}:", exc)
+
+    def _enable(self) -> None:
+        """Take back what ``dictConfig`` and ``fileConfig`` do to loggers that are there already.
+
+        Nobody means a loss to be silent who leaves ``disable_existing_loggers`` as it is. A
+        level or a filter says so.
+        """
+        self._stdlib.disabled = False
 
     def _record(self, level: int, line: str, error: BaseException | None) -> logging.LogRecord:
         exc_info = None if error is None else (type(error), error, error.__traceback__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from eventflow._escape import shown
+from eventflow._log import flush_repeats
 from eventflow.errors import InvalidOptionError
 from eventflow.logging._handler import LogHandler
 
@@ -78,6 +80,9 @@ def configure(
     colours = terminal and not os.environ.get("NO_COLOR")
     handler = LogHandler(stream, as_json=as_json, colours=colours, processors=chain)
     remove()
+    # logging.shutdown no longer knows of the handler once somebody has called dictConfig.
+    atexit.unregister(flush_repeats)
+    atexit.register(flush_repeats)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(number)

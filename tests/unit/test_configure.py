@@ -743,6 +743,29 @@ def test_a_forked_child_leaves_to_its_parent_what_that_held_back() -> None:
     ].items()
 
 
+DICTCONFIG = """
+import logging.config, sys
+import eventflow.logging
+from eventflow._log import EventLogger
+
+eventflow.logging.configure(format="json", stream=sys.stdout)
+logging.config.dictConfig({"version": 1})
+ours = EventLogger("eventflow.test")
+for n in range(20):
+    ours.warning("eventflow.thing_happened", event_id=f"id-{n}")
+"""
+
+
+def test_what_is_held_back_is_written_at_the_end_after_a_dictconfig() -> None:
+    """Stdlib forgets all handlers then, and flushes none of them when the process ends."""
+    result = subprocess.run(
+        [sys.executable, "-c", DICTCONFIG], capture_output=True, text=True, check=True, timeout=50
+    )
+    written = lines(io.StringIO(result.stdout))
+    ids = [i for line in written for i in line.get("event_ids", [line.get("event_id")])]
+    assert ids == [f"id-{n}" for n in range(20)]
+
+
 async def test_a_key_function_may_log_before_there_is_an_event() -> None:
     """It runs in a worker that has no event yet; the line comes, and so does ours."""
     stream = io.StringIO()

@@ -22,7 +22,14 @@ from eventflow.context import EventContext
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("IDS_PER_LINE", "EventLogger", "complain", "flush_repeats", "shown")
+__all__ = (
+    "IDS_PER_LINE",
+    "EventLogger",
+    "complain",
+    "flush_repeats",
+    "flush_repeats_at_once",
+    "shown",
+)
 
 IDS_PER_LINE = 100
 
@@ -119,6 +126,18 @@ def flush_repeats() -> None:
         flush = getattr(handler, "flush_repeats", None)
         if flush is not None:
             flush()
+
+
+def flush_repeats_at_once(within: float = 0.2) -> None:
+    """The same where a process leaves without cleaning up: for a signal handler, before `os._exit`.
+
+    Waits at most that many seconds: for a line that is being written in another thread, and for
+    a stream whose reader does not read. What could not be written by then is lost.
+    """
+    for handler in tuple(logging.getLogger().handlers):
+        flush = getattr(handler, "flush_at_once", None)
+        if flush is not None:
+            flush(within)
 
 
 def complain(what: str, error: BaseException) -> None:

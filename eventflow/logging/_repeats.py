@@ -3,7 +3,7 @@
 Only lines about one event are counted: they come in floods, and what they say stands in the
 summary or in the equal lines before it. All others are rare, and each says something of its own.
 
-No timer and no thread: what is due is found when the next line comes.
+Has no clock of its own: what is due is found when the next line comes, or when somebody asks.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ class Repeats:
                 break
             over.append(window)
         return self._end(over) if over else over
+
+    def next_due(self) -> float | None:
+        """When the first window is over that has held something back; ``None`` without one."""
+        return next((w.opened + WINDOW_S for w in self._windows.values() if w.event_ids), None)
 
     def held_back(self) -> list[Window]:
         """Every window that has held something back. Those that go on, go on counting."""

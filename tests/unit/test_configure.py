@@ -9,8 +9,9 @@ import linecache
 import logging
 import subprocess
 import sys
+import threading
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import structlog
@@ -18,18 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventflow._escape import error_text, escaped
-from eventflow._log import EventLogger, flush_repeats
+from eventflow._log import EventLogger, flush_repeats, flush_repeats_at_once
 from eventflow.bus import EventBus
 from eventflow.errors import InvalidOptionError
 from eventflow.logging import configure
 from eventflow.logging._configure import remove
 from eventflow.logging._handler import MAX_DEPTH, LogHandler
+from eventflow.logging._reminder import NAME, Reminder
 from eventflow.logging._renderers import Line, console, json_line, plain
 from eventflow.logging._repeats import FIRST, MAX_WINDOWS, WINDOW_S, Repeats
+from eventflow.testing import no_leaks
 from tests.unit.bus.support import Ping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -607,6 +610,168 @@ def test_a_window_ends_with_the_next_line_after_it() -> None:
     assert lines(stream)[FIRST]["count"] == 2
 
 
+class Asked:
+    """Stands in for the thread that reminds: the test does what that would."""
+
+    all: ClassVar[list[Asked]] = []
+
+    def __init__(self, act: Callable[[], float | None]) -> None:
+        self.act = act
+        self.woken = 0
+        self.all.append(self)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def test_what_is_held_back_is_written_when_no_other_line_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of its window; one thread at a time waits for that, and only for that."""
+    now = [0.0]
+    stream = io.StringIO()
+    monkeypatch.setattr("eventflow.logging._handler.Reminder", Asked)
+    monkeypatch.setattr(Asked, "all", asked := list[Asked]())
+    handler = LogHandler(stream, as_json=True, clock=lambda: now[0])
+    configure()
+    remove()
+    logging.getLogger().addHandler(handler)
+    ours = EventLogger("eventflow.test")
+
+    def flood(subscription: str) -> None:
+        for n in range(FIRST + 2):
+            ours.warning("eventflow.thing_happened", subscription=subscription, event_id=str(n))
+
+    def summaries() -> list[dict[str, Any]]:
+        return [line for line in lines(stream) if line["event"] == "eventflow.lines_repeated"]
+
+    ours.warning("eventflow.thing_happened", event_id="0")
+    assert asked == []
+    flood("a")
+    now[0] = 4.0
+    flood("b")
+    (reminder,) = asked
+    assert reminder.act() == WINDOW_S - 4.0
+    assert summaries() == []
+    now[0] = WINDOW_S
+    assert reminder.act() == 4.0
+    assert [(line["subscription"], line["event_ids"]) for line in summaries()] == [
+        ("a", ["5", "6"])
+    ]
+    now[0] = WINDOW_S + 4.0
+    assert reminder.act() is None
+    assert [line["subscription"] for line in summaries()] == ["a", "b"]
+    flood("c")
+    flush_repeats()
+    assert len(asked) == 2
+    assert asked[1].woken == 1
+    assert asked[1].act() is None
+    assert [line["subscription"] for line in summaries()] == ["a", "b", "c"]
+
+
+def test_a_reminder_ends_when_there_is_nothing_to_wait_for() -> None:
+    """A daemon thread; woken, it asks before its time."""
+    answers: list[float | None] = [3600.0, None]
+    before = reminders()
+    reminder = Reminder(lambda: answers.pop(0))
+    (thread,) = reminders() - before
+    assert thread.daemon
+    reminder.wake()
+    thread.join(20)
+    assert answers == []
+    assert not thread.is_alive()
+
+
+def test_a_processor_that_ends_the_thread_does_not_end_reminding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next line that is held back starts another."""
+
+    def ends(logger: Any, name: str, line: Any) -> Any:
+        if line["event"] == "eventflow.lines_repeated":
+            raise SystemExit
+        return line
+
+    now = [0.0]
+    monkeypatch.setattr("eventflow.logging._handler.Reminder", Asked)
+    monkeypatch.setattr(Asked, "all", asked := list[Asked]())
+    handler = LogHandler(io.StringIO(), as_json=True, processors=[ends], clock=lambda: now[0])
+    configure()
+    remove()
+    logging.getLogger().addHandler(handler)
+    ours = EventLogger("eventflow.test")
+    try:
+        for started in (1, 2):
+            for n in range(FIRST + 1):
+                ours.warning("eventflow.thing_happened", event_id=str(n))
+            assert len(asked) == started
+            now[0] += WINDOW_S
+            with pytest.raises(SystemExit):
+                asked[-1].act()
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_a_thread_of_the_log_is_no_leak_of_a_block() -> None:
+    """It belongs to the log; and a flush ends it."""
+    configure(format="json", stream=io.StringIO())
+    before = reminders()
+    with no_leaks():
+        for n in range(FIRST + 1):
+            EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+        (thread,) = reminders() - before
+    flush_repeats()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def reminders() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == NAME}
+
+
+def test_a_flush_at_once_writes_even_inside_a_line() -> None:
+    """A signal can come while the main thread writes one, and holds the handler's lock."""
+
+    def leaves(logger: Any, name: str, line: Any) -> Any:
+        if line["event"] == "leave":
+            flush_repeats_at_once(20)
+        return line
+
+    stream = io.StringIO()
+    configure(format="json", stream=stream, processors=[leaves])
+    for n in range(FIRST + 1):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+    logging.getLogger().warning("leave")
+    *_, summary, leave = lines(stream)
+    assert (summary["event_ids"], leave["event"]) == (["5"], "leave")
+
+
+def test_a_flush_at_once_does_not_wait_for_a_stream_that_is_stuck() -> None:
+    """Nor for another thread that writes to it; it is the last thing that a process does."""
+    stuck, free = threading.Event(), threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, text: str, /) -> int:
+            if "stuck" in text:
+                stuck.set()
+                assert free.wait(20)
+            return super().write(text)
+
+    stream = Stuck()
+    configure(format="json", stream=stream)
+    for n in range(FIRST + 1):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+    writer = threading.Thread(target=logging.getLogger().warning, args=("stuck",))
+    writer.start()
+    assert stuck.wait(20)
+    flush_repeats_at_once(0.01)
+    assert "lines_repeated" not in stream.getvalue()
+    free.set()
+    writer.join(20)
+    flush_repeats()
+    assert stream.getvalue().count("lines_repeated") == 1
+
+
 def test_kinds_of_lines_are_bounded() -> None:
     """The oldest kind gives way, and what it held back is written."""
     repeats = Repeats()
@@ -741,6 +906,59 @@ def test_a_forked_child_leaves_to_its_parent_what_that_held_back() -> None:
     assert {"event": "eventflow.thing_happened", "event_id": "child"}.items() <= written[
         FIRST
     ].items()
+
+
+IDLE = """
+import os, signal, sys, threading
+import eventflow.logging
+import eventflow.logging._repeats
+from eventflow._log import EventLogger, flush_repeats_at_once
+from eventflow.logging._reminder import NAME
+
+eventflow.logging.configure(format="json", stream=sys.stdout)
+ours = EventLogger("eventflow.test")
+
+def flood(who):
+    for n in range(20):
+        ours.warning("eventflow.thing_happened", event_id=f"{who}-{n}")
+
+def wait():
+    for thread in threading.enumerate():
+        if thread.name == NAME:
+            thread.join()
+
+def leave(number, frame):
+    flush_repeats_at_once()
+    os._exit(7)
+
+if sys.argv[1] == "signal":
+    signal.signal(signal.SIGTERM, leave)
+    flood("parent")
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+eventflow.logging._repeats.WINDOW_S = 0.5
+flood("parent")
+if not (child := os.fork()):
+    flood("child")
+    wait()
+    os._exit(0)
+wait()
+os._exit(os.waitpid(child, 0)[1] or 7)
+"""
+
+
+@pytest.mark.parametrize(("mode", "who"), [("signal", ["parent"]), ("time", ["child", "parent"])])
+def test_a_process_that_leaves_without_cleaning_up_has_written_its_ids(
+    mode: str, who: list[str]
+) -> None:
+    """By a signal handler; or after a while in which it logs nothing, a forked child, too."""
+    result = subprocess.run(
+        [sys.executable, "-c", IDLE, mode], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert result.returncode == 7, result.stderr
+    written = lines(io.StringIO(result.stdout))
+    ids = [i for line in written for i in line.get("event_ids", [line.get("event_id")])]
+    assert sorted(ids) == sorted(f"{name}-{n}" for name in who for n in range(20))
 
 
 DICTCONFIG = """

@@ -158,8 +158,10 @@ async def test_dictconfig_does_not_silence_a_loss(
         async with EventBus() as bus:
             bus.subscribe(Ping, fails)
             bus.subscribe(Ping, waits, capacity=1, overflow=Overflow.DROP_NEWEST)
-            ids = [(await bus.publish(event)) or event.id for event in (Ping(), Ping(), Ping())]
-        assert [i for i in ids if i in caplog.text] == ids
+            events = (Ping(), Ping(), Ping())
+            for event in events:
+                await bus.publish(event)
+        assert all(event.id in caplog.text for event in events)
         assert "eventflow.events_dropped" in caplog.text
         assert bystander.disabled
         tested.setLevel(logging.CRITICAL)

@@ -38,8 +38,8 @@ def configure(
     root logger's level. Lines carry ``event_id``, ``topic``, ``correlation_id`` and
     ``subscription`` when a handler of events writes them. Control characters, bidi and
     zero-width controls are escaped, so that one record is one line, save a traceback in the
-    console form. Of many equal lines of eventflow's own the first few come in full, then
-    summaries with the count and every event id. Nothing that fails here, a processor, a value
+    console form. Of many equal lines of eventflow's own about one event the first few come in
+    full, then, within 10 s, summaries with the count and every event id. Nothing that fails here, a processor, a value
     or a closed stream, reaches the code that logs.
 
     Calling it again replaces what it did before. Handlers added by others stay as they are.

@@ -39,8 +39,9 @@ def configure(
     ``subscription`` when a handler of events writes them. Control characters, bidi and
     zero-width controls are escaped, so that one record is one line, save a traceback in the
     console form. Of many equal lines of eventflow's own about one event the first few come in
-    full, then, within 10 s, summaries with the count and every event id. Nothing that fails here, a processor, a value
-    or a closed stream, reaches the code that logs.
+    full, then, within 10 s, summaries with the count and every event id. Nothing that fails
+    here, a processor, a value or a closed stream, reaches the code that logs, save
+    `KeyboardInterrupt` and `SystemExit`.
 
     Calling it again replaces what it did before. Handlers added by others stay as they are.
     Call it once, at the start of the program.

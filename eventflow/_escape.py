@@ -33,7 +33,9 @@ def shown(value: object) -> str:
     """A value as text, also where its own ``__repr__`` fails."""
     try:
         return repr(value)
-    except Exception:  # noqa: BLE001 - the value's own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the value's own, a CancelledError too
         return f"<{type(value).__name__}, whose repr() fails>"
 
 
@@ -46,7 +48,9 @@ def error_text(error: BaseException) -> str:
     try:
         told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
         return "\n".join(_lines(told, MAX_DEPTH))
-    except Exception:  # noqa: BLE001 - the error's own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the error's own
         return escaped(f"<{type(error).__name__}, whose traceback can't be shown>")
 
 

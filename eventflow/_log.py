@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,7 +22,14 @@ from eventflow.context import EventContext
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("IDS_PER_LINE", "EventLogger", "complain", "flush_repeats", "shown")
+__all__ = (
+    "IDS_PER_LINE",
+    "EventLogger",
+    "complain",
+    "flush_repeats",
+    "flush_repeats_at_once",
+    "shown",
+)
 
 IDS_PER_LINE = 100
 
@@ -57,12 +65,14 @@ class EventLogger:
 
     def enabled(self, level: int = logging.WARNING) -> bool:
         """Whether anybody would see a line; saves making ids that nobody reads."""
+        self._enable()
         return structlog.is_configured() or self._stdlib.isEnabledFor(level)
 
     def _write(
         self, level: int, event: str, error: BaseException | None, facts: dict[str, Any]
     ) -> None:
         try:
+            self._enable()
             if structlog.is_configured():
                 if error is not None:
                     facts["exc_info"] = error
@@ -70,8 +80,18 @@ class EventLogger:
             elif self._stdlib.isEnabledFor(level):
                 line = escaped(_render(None, "", {"event": event, **_correlated(facts)}))
                 self._stdlib.handle(self._record(level, line, error))
-        except Exception as exc:  # noqa: BLE001 - whatever a processor raises
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever a processor raises
             complain(f"eventflow could not write its log line {event!r}:", exc)
+
+    def _enable(self) -> None:
+        """Take back what ``dictConfig`` and ``fileConfig`` do to loggers that are there already.
+
+        Nobody means a loss to be silent who leaves ``disable_existing_loggers`` as it is. A
+        level or a filter says so.
+        """
+        self._stdlib.disabled = False
 
     def _record(self, level: int, line: str, error: BaseException | None) -> logging.LogRecord:
         exc_info = None if error is None else (type(error), error, error.__traceback__)
@@ -108,9 +128,21 @@ def flush_repeats() -> None:
             flush()
 
 
+def flush_repeats_at_once(within: float = 0.2) -> None:
+    """The same where a process leaves without cleaning up: for a signal handler, before `os._exit`.
+
+    Waits at most that many seconds: for a line that is being written in another thread, and for
+    a stream whose reader does not read. What could not be written by then is lost.
+    """
+    for handler in tuple(logging.getLogger().handlers):
+        flush = getattr(handler, "flush_at_once", None)
+        if flush is not None:
+            flush(within)
+
+
 def complain(what: str, error: BaseException) -> None:
     """As stdlib logging does with a handler that fails: say so on stderr, go on."""
     if logging.raiseExceptions and sys.stderr is not None:
         # When stderr is closed or its reader gone, there is nowhere to say it.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, CancelledError, GeneratorExit):
             sys.stderr.write(f"{escaped(what)}\n{error_text(error)}\n")

@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from eventflow._escape import shown
-from eventflow.logging._renderers import Line
+from eventflow.logging._renderers import Line, free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from structlog.typing import EventDict, Processor
 
-__all__ = ("Guarded", "add_extra", "add_record", "error_of", "format_positional", "line_of")
+__all__ = (
+    "Guarded",
+    "add_extra",
+    "add_record",
+    "error_of",
+    "fitting",
+    "format_positional",
+    "line_of",
+)
 
 # What uvicorn adds for its own formatter: the message again, with colours.
 _LEFT_OUT = ("color_message",)
@@ -41,16 +49,44 @@ def format_positional(logger: Any, method_name: str, event_dict: EventDict) -> E
         try:
             first = args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args
             event_dict["event"] = str(event) % first
-        except Exception:  # noqa: BLE001 - the arguments' own, or a format they do not fit
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - the arguments' own, or a format they do not fit
             event_dict["positional_args"] = args
     return event_dict
+
+
+def fitting(record: logging.LogRecord) -> logging.LogRecord:
+    """A record of stdlib's that can be formatted: what does not fit its text stays beside it."""
+    text: Any = record.msg
+    facts = record.__dict__
+    if "_logger" in facts and isinstance(cast("object", text), dict):
+        return record  # structlog's
+    taken = {"_logger", "_name"} <= facts.keys()  # extras, which would be taken for structlog's
+    misfit: Any = None
+    try:
+        record.getMessage()
+        if not taken:
+            return record
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the arguments' own, or a format they do not fit
+        misfit = record.args
+    # Other handlers have the same record.
+    copy = logging.makeLogRecord(record.__dict__)
+    if taken:
+        copy.__dict__[free("_name", facts)] = copy.__dict__.pop("_name")
+    if misfit is not None:
+        copy.msg, copy.args = (text if isinstance(text, str) else shown(text)), ()
+        copy.__dict__[free("positional_args", copy.__dict__)] = misfit
+    return copy
 
 
 def add_extra(logger: Any, method_name: str, event_dict: EventDict) -> EventDict:
     """``logging.info("…", extra={…})``; an extra named ``event`` does not replace the message."""
     for key, value in event_dict["_record"].__dict__.items():
         if key not in _RECORD_KEYS:
-            event_dict[f"{key}_" if key in event_dict else key] = value
+            event_dict[free(key, event_dict)] = value
     return event_dict
 
 
@@ -63,13 +99,13 @@ def add_record(logger: Any, method_name: str, event_dict: EventDict) -> EventDic
         ("logger", record.name),
     ):
         if key in event_dict:
-            event_dict[f"{key}_"] = event_dict[key]
+            event_dict[free(key, event_dict)] = event_dict[key]
         event_dict[key] = value
     return event_dict
 
 
 class Guarded:
-    """The user's processors as one that never raises, save `structlog.DropEvent`.
+    """The user's processors as one that raises `structlog.DropEvent`, or to end the program.
 
     When one fails, the line is written as it was before them, with what failed as
     ``processor_failed``. A line that is written while they run, by one of them, passes them by.
@@ -92,9 +128,9 @@ class Guarded:
                 if not isinstance(given, dict):
                     raise TypeError(f"returned {type(given).__name__}, not the line's dict")
                 line = cast("EventDict", given)
-        except structlog.DropEvent:
+        except (structlog.DropEvent, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as exc:  # noqa: BLE001 - whatever a processor raises
+        except BaseException as exc:  # noqa: BLE001 - whatever a processor raises
             name = getattr(processor, "__qualname__", type(processor).__qualname__)
             event_dict["processor_failed"] = f"{name}: {shown(exc)}"
             return event_dict
@@ -110,7 +146,7 @@ def line_of(event_dict: EventDict) -> Line:
         facts.pop(key, None)
     error = error_of(facts.pop("exc_info", None))
     if stack := facts.pop("stack_info", None):
-        facts["stack"] = stack
+        facts[free("stack", facts)] = stack
     head: dict[str, str] = {}
     for key in ("timestamp", "level", "event", "logger"):
         value = facts.pop(key, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from eventflow._escape import shown
+from eventflow._log import flush_repeats
 from eventflow.errors import InvalidOptionError
 from eventflow.logging._handler import LogHandler
 
@@ -36,9 +38,10 @@ def configure(
     root logger's level. Lines carry ``event_id``, ``topic``, ``correlation_id`` and
     ``subscription`` when a handler of events writes them. Control characters, bidi and
     zero-width controls are escaped, so that one record is one line, save a traceback in the
-    console form. Of many equal lines of eventflow's own the first few come in full, then
-    summaries with the count and every event id. Nothing that fails here, a processor, a value
-    or a closed stream, reaches the code that logs.
+    console form. Of many equal lines of eventflow's own about one event the first few come in
+    full, then, within 10 s, summaries with the count and every event id. Nothing that fails
+    here, a processor, a value or a closed stream, reaches the code that logs, save
+    `KeyboardInterrupt` and `SystemExit`.
 
     Calling it again replaces what it did before. Handlers added by others stay as they are.
     Call it once, at the start of the program.
@@ -78,6 +81,9 @@ def configure(
     colours = terminal and not os.environ.get("NO_COLOR")
     handler = LogHandler(stream, as_json=as_json, colours=colours, processors=chain)
     remove()
+    # logging.shutdown no longer knows of the handler once somebody has called dictConfig.
+    atexit.unregister(flush_repeats)
+    atexit.register(flush_repeats)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(number)

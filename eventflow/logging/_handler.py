@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from _thread import allocate_lock, start_new_thread
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import structlog
@@ -17,12 +19,14 @@ from eventflow.logging._chain import (
     add_extra,
     add_record,
     error_of,
+    fitting,
     format_positional,
     line_of,
 )
 from eventflow.logging._context import add_event_context, is_own
+from eventflow.logging._reminder import Reminder
 from eventflow.logging._renderers import console, json_line
-from eventflow.logging._repeats import Repeats, Window
+from eventflow.logging._repeats import SAME, Repeats, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +76,7 @@ class LogHandler(logging.Handler):
         self._clock = clock
         # All of this is guarded by the handler's lock, which logging holds during emit().
         self._repeats = Repeats()
+        self._reminder: Reminder | None = None
         self._pid = os.getpid()
         self._depth = 0
         self.setFormatter(
@@ -94,7 +99,9 @@ class LogHandler(logging.Handler):
         self._depth += 1
         try:
             self._emit(record)
-        except Exception:  # noqa: BLE001 - a closed stream, a value that can't be shown
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001 - a closed stream, a value that can't be shown
             self.handleError(record)
         finally:
             self._depth -= 1
@@ -107,7 +114,7 @@ class LogHandler(logging.Handler):
             record.name.startswith("eventflow.")
             and isinstance(facts, dict)
             and is_own(cast("EventDict", facts))
-            and "event_ids" not in facts  # many in one line already
+            and cast("EventDict", facts).get("event_id") is not None
         ):
             full, due = self._admit(record, cast("EventDict", facts), now)
         else:
@@ -115,6 +122,10 @@ class LogHandler(logging.Handler):
         self._write_summaries(due)
         if full:
             self._write(record)
+        elif self._reminder is None:
+            # Where no thread can be started any more, the end of the process is near.
+            with contextlib.suppress(RuntimeError):
+                self._reminder = Reminder(self.write_due)
 
     def _admit(
         self, record: logging.LogRecord, facts: EventDict, now: float
@@ -122,11 +133,10 @@ class LogHandler(logging.Handler):
         error = error_of(facts.get("exc_info"))
         key = (
             str(facts["event"]),
-            str(facts.get("bus") or ""),
-            str(facts.get("subscription") or ""),
+            *(str(facts.get(name) or "") for name in SAME),
             "" if error is None else type(error).__qualname__,
         )
-        return self._repeats.admit(key, record.levelno, facts.get("event_id"), now)
+        return self._repeats.admit(key, record.levelno, str(facts["event_id"]), now)
 
     def _write_summaries(self, windows: list[Window]) -> None:
         for window in windows:
@@ -138,12 +148,14 @@ class LogHandler(logging.Handler):
             record.__dict__["_name"] = record.levelname.lower()
             try:
                 self._write(record)
-            except Exception:  # noqa: BLE001 - as in emit; the line that comes after it still does
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # noqa: BLE001 - as in emit; the line that comes after it still does
                 self.handleError(record)
 
     def _write(self, record: logging.LogRecord) -> None:
         try:
-            text = f"{self.format(record)}\n"
+            text = f"{self.format(fitting(record))}\n"
         except structlog.DropEvent:
             return
         stream = self._stream if self._stream is not None else cast("TextStream | None", sys.stderr)
@@ -162,16 +174,68 @@ class LogHandler(logging.Handler):
     def _forget_the_parents(self) -> None:
         """In a forked child: what was held back is the parent's to write."""
         if os.getpid() != self._pid:
-            self._pid, self._repeats = os.getpid(), Repeats()
+            self._pid, self._repeats, self._reminder = os.getpid(), Repeats(), None
+
+    def write_due(self) -> float | None:
+        """Write the summaries of windows that are over.
+
+        Returns:
+            Seconds until the next one is; ``None`` when nothing is held back, and whoever
+            reminds is not needed any more.
+        """
+        self.acquire()
+        try:
+            self._forget_the_parents()
+            now = self._clock()
+            self._write_summaries(self._repeats.due(now))
+            due = self._repeats.next_due()
+            if due is None:
+                self._reminder = None
+                return None
+            return due - now
+        except BaseException:
+            self._reminder = None  # a processor ended the thread
+            raise
+        finally:
+            self.release()
 
     def flush_repeats(self) -> None:
         """Write how many lines were held back, and their event ids."""
         self.acquire()
         try:
-            self._forget_the_parents()
-            self._write_summaries(self._repeats.held_back())
+            self._write_held_back()
         finally:
             self.release()
+
+    def flush_at_once(self, within: float) -> None:
+        """The same from a signal handler, before the process leaves; waits no longer than that."""
+        lock: Any = self.lock
+        # Also taken if the signal came in the middle of emit(). That stands still now, so that
+        # another thread can write in its place; this one could wait for the stream for ever.
+        mine = lock.acquire(blocking=False)
+        ended = allocate_lock()
+        ended.acquire()
+
+        def write() -> None:
+            try:
+                with contextlib.nullcontext() if mine else lock:
+                    self._write_held_back()
+            finally:
+                ended.release()
+
+        try:
+            with contextlib.suppress(RuntimeError):
+                start_new_thread(write, ())
+                ended.acquire(timeout=within)
+        finally:
+            if mine:
+                lock.release()
+
+    def _write_held_back(self) -> None:
+        self._forget_the_parents()
+        self._write_summaries(self._repeats.held_back())
+        if self._reminder is not None:
+            self._reminder.wake()  # to find that it is not needed
 
     def flush(self) -> None:
         """Write what was held back; `logging.shutdown` calls it at the end of the process."""

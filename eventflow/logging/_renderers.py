@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, TypeGuard
 
 from eventflow._escape import error_text, escaped, shown
 
-__all__ = ("Line", "console", "json_line", "plain")
+__all__ = ("Line", "console", "free", "json_line", "plain")
 
 MAX_DEPTH = 8
 MAX_BITS = 1024
@@ -57,7 +57,7 @@ def json_line(line: Line) -> str:
     if line.error is not None:
         values["exception"] = error_text(line.error)
     for key, value in line.facts.items():
-        values[_free(_key(key), values)] = plain(value)
+        values[free(_key(key), values)] = plain(value)
     # Everything beyond ASCII is escaped, and so are its control characters, except DEL.
     return json.dumps(values, allow_nan=False, separators=(",", ":")).replace("\x7f", "\\u007f")
 
@@ -86,7 +86,8 @@ def _console_value(value: object) -> str:
     return escaped(shown(value))
 
 
-def _free(key: str, taken: dict[str, Any]) -> str:
+def free(key: str, taken: Container[str]) -> str:
+    """The key, with underscores after it for as long as another has it."""
     while key in taken:
         key += "_"
     return key
@@ -128,6 +129,8 @@ def _plain(value: object, above: frozenset[int]) -> Any:
                 return {_key(key): _plain(each, inside) for key, each in value.items()}
             if _is_sequence(value):
                 return [_plain(each, inside) for each in value]
-    except Exception:  # noqa: BLE001, S110 - the value's own, or changed meanwhile by another thread
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001, S110 - the value's own, or changed meanwhile by another thread
         pass
     return shown(value)

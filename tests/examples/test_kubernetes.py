@@ -58,6 +58,15 @@ def test_the_grace_period_covers_the_whole_stop() -> None:
     assert [float(number) for number in said.groups()] == [*stop[:4], sum(stop)]
 
 
+def test_the_server_logs_as_the_page_says() -> None:
+    """With the file that docs/logging.md has, and a test of that page tries with the server."""
+    command = container()["command"]
+    assert command[:3] == ["python", "-m", "uvicorn"]
+    assert "--log-config=log.json" in command
+    page = ROOT.joinpath("docs/logging.md").read_text(encoding="utf-8")
+    assert page.count('```json title="log.json"') == 1
+
+
 def test_the_seconds_are_the_defaults_of_the_bus() -> None:
     """Who changes nothing in the app has the right manifest."""
     from eventflow import EventBus

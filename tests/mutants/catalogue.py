@@ -266,10 +266,10 @@ MUTANTS = (
         "            raise\n        finally:\n",
     ),
     Mutant(
-        "repeats without an id are not counted",
-        "logging/_repeats.py",
-        '            "count": self.held,\n',
-        '            "count": len(self.event_ids),\n',
+        "lines that are about no event are held back",
+        "logging/_handler.py",
+        'cast("EventDict", facts).get("event_id") is not None',
+        '"event_ids" not in facts',
     ),
     Mutant(
         "lines that one kind more drives out are lost",

@@ -9,8 +9,9 @@ import linecache
 import logging
 import subprocess
 import sys
+import threading
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import structlog
@@ -18,18 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventflow._escape import error_text, escaped
-from eventflow._log import EventLogger, flush_repeats
+from eventflow._log import EventLogger, flush_repeats, flush_repeats_at_once
 from eventflow.bus import EventBus
 from eventflow.errors import InvalidOptionError
 from eventflow.logging import configure
 from eventflow.logging._configure import remove
 from eventflow.logging._handler import MAX_DEPTH, LogHandler
+from eventflow.logging._reminder import NAME, Reminder
 from eventflow.logging._renderers import Line, console, json_line, plain
 from eventflow.logging._repeats import FIRST, MAX_WINDOWS, WINDOW_S, Repeats
+from eventflow.testing import no_leaks
 from tests.unit.bus.support import Ping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -264,6 +267,67 @@ def test_record_facts_keep_their_place() -> None:
     assert "test_record_facts_keep_their_place" in lines(stream)[3]["stack"]
 
 
+def test_no_fact_takes_the_place_of_another() -> None:
+    """However many of its names are taken already."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    structlog.get_logger().info("x", level="mine", level_="other", stack="s", stack_info=1)
+    logging.getLogger().info("x", extra={"event": 1, "event_": 2, "level": 3, "timestamp": 4})
+    logging.getLogger("std").info("x", extra={"_logger": "own", "_name": "name"})
+    of_structlog, of_stdlib, odd = lines(stream)
+    assert (of_structlog["level_"], of_structlog["level__"]) == ("other", "mine")
+    assert (of_stdlib["event"], of_stdlib["event_"], of_stdlib["event__"]) == ("x", 1, 2)
+    assert (of_stdlib["level_"], of_stdlib["timestamp_"]) == (3, 4)
+    assert (odd["logger"], odd["event"], odd["_logger"], odd["_name_"]) == (
+        "std",
+        "x",
+        "own",
+        "name",
+    )
+
+
+def test_arguments_that_do_not_fit_stay_beside_the_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of stdlib's lines, which other handlers get as they were."""
+    seen: list[logging.LogRecord] = []
+
+    class Keeps(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    class Hostile:
+        def __str__(self) -> str:
+            raise asyncio.CancelledError
+
+        __repr__ = __str__
+
+    # pytest's own handlers do not catch it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    log = logging.getLogger("std")
+    log.addHandler(keeps := Keeps())
+    try:
+        log.info("%d", "x")
+        log.info("none", 1, 2)  # noqa: PLE1205 - what is tested
+        log.info("%(a)s", {"b": 1}, extra={"positional_args": "mine"})
+        log.info("%s", Hostile())
+        log.info(Hostile())
+    finally:
+        log.removeHandler(keeps)
+    number, none, named, hostile, text = lines(stream)
+    assert (number["event"], number["positional_args"]) == ("%d", ["x"])
+    assert (none["event"], none["positional_args"]) == ("none", [1, 2])
+    assert (named["event"], named["positional_args_"]) == ("%(a)s", {"b": 1})
+    assert named["positional_args"] == "mine"
+    unshown = "<Hostile, whose repr() fails>"
+    assert (hostile["event"], hostile["positional_args"]) == ("%s", [unshown])
+    assert text["event"] == unshown
+    assert (seen[0].msg, seen[0].args) == ("%d", ("x",))
+    assert capsys.readouterr().err == ""
+
+
 def test_again_replaces_and_others_stay() -> None:
     """No line twice; a handler of the user's is where it was."""
     own = logging.NullHandler()
@@ -344,6 +408,57 @@ def test_a_failing_processor_costs_no_line() -> None:
     configure(format="json", stream=stream, processors=[renders])
     structlog.get_logger().info("two")
     assert "returned str" in lines(stream)[1]["processor_failed"]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, BaseException])
+@pytest.mark.parametrize("configured", [True, False])
+async def test_nothing_that_a_log_raises_reaches_a_handler(
+    error: type[BaseException], configured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation that a processor or a repr() makes up is the log's, not the handler's."""
+
+    def broken(logger: Any, name: str, line: Any) -> Any:
+        raise error
+
+    class Hostile:
+        def __repr__(self) -> str:
+            raise error
+
+    # pytest's own handlers do not catch it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stream = io.StringIO()
+    if configured:
+        configure(format="json", stream=stream, processors=[broken])
+    else:
+        structlog.configure(processors=[broken])
+
+    async def handle(event: Ping) -> None:
+        EventLogger("eventflow.test").error("eventflow.x_failed", error=error(), value=Hostile())
+        if configured:
+            structlog.get_logger("mine").info("mine", value=Hostile(), more=[{"a": Hostile()}])
+            logging.getLogger("std").info("std %r", Hostile())
+
+    async with EventBus() as bus:
+        sub = bus.subscribe(Ping, handle)
+        await bus.publish(Ping())
+    assert sub.statistics().handled == 1
+    if configured:
+        written = lines(stream)
+        assert [line["event"] for line in written] == ["eventflow.x_failed", "mine", "std %r"]
+        assert all(error.__name__ in line["processor_failed"] for line in written)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_wish_to_end_the_program_passes_through_a_log(error: type[BaseException]) -> None:
+    """An interrupt that comes while a line is written is not the line's."""
+
+    class Interrupted:
+        def __repr__(self) -> str:
+            raise error
+
+    configure(format="json", stream=io.StringIO())
+    with pytest.raises(error):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", value=[Interrupted()])
 
 
 def test_a_processor_may_change_a_line_and_write_one() -> None:
@@ -435,6 +550,41 @@ def test_a_users_lines_are_not_limited() -> None:
     assert len(lines(stream)) == 100
 
 
+def test_lines_about_no_event_are_all_written() -> None:
+    """What they say stands nowhere else: which member failed, and how."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+    for n in range(50):
+        error = ValueError(f"reason {n}")
+        ours.error("eventflow.member_failed", error=error, service="s", member=f"member {n}")
+        ours.error("eventflow.task_abandoned", bus="b", task="t", event_id=None, topic=None)
+    flush_repeats()
+    written = lines(stream)
+    assert len(written) == 100
+    assert [line["member"] for line in written[::2]] == [f"member {n}" for n in range(50)]
+    assert all(f"reason {n}" in line["exception"] for n, line in enumerate(written[::2]))
+
+
+def test_no_name_is_held_back() -> None:
+    """Lines about an event that name a task, or an option, are equal when those are."""
+    stream = io.StringIO()
+    configure(format="json", stream=stream)
+    ours = EventLogger("eventflow.test")
+    for n in range(20):
+        ours.error("eventflow.task_abandoned", bus="b", task=f"task {n}", event_id="id")
+    for n in range(20):
+        ours.error("eventflow.task_abandoned", bus="b", task="same", event_id=f"id {n}")
+        ours.error("eventflow.key_failed", subscription="s", option="order_key", event_id=f"id {n}")
+    flush_repeats()
+    written = lines(stream)
+    assert [line["task"] for line in written[:20]] == [f"task {n}" for n in range(20)]
+    tasks, keys = written[-2:]
+    assert (tasks["bus"], tasks["task"], tasks["count"]) == ("b", "same", 15)
+    assert tasks["event_ids"] == [f"id {n}" for n in range(5, 20)]
+    assert (keys["subscription"], keys["option"], keys["count"]) == ("s", "order_key", 15)
+
+
 def test_a_window_ends_with_the_next_line_after_it() -> None:
     """By any line, through the handler; then the first few come in full again."""
     now = [0.0]
@@ -446,10 +596,10 @@ def test_a_window_ends_with_the_next_line_after_it() -> None:
     root.addHandler(handler)
     ours = EventLogger("eventflow.test")
     for _ in range(FIRST + 2):
-        ours.warning("eventflow.thing_happened")
+        ours.warning("eventflow.thing_happened", event_id="id")
     now[0] = WINDOW_S
     logging.getLogger("x").warning("next")
-    ours.warning("eventflow.thing_happened")
+    ours.warning("eventflow.thing_happened", event_id="id")
     events = [line["event"] for line in lines(stream)]
     assert events == [
         *["eventflow.thing_happened"] * FIRST,
@@ -460,14 +610,176 @@ def test_a_window_ends_with_the_next_line_after_it() -> None:
     assert lines(stream)[FIRST]["count"] == 2
 
 
+class Asked:
+    """Stands in for the thread that reminds: the test does what that would."""
+
+    all: ClassVar[list[Asked]] = []
+
+    def __init__(self, act: Callable[[], float | None]) -> None:
+        self.act = act
+        self.woken = 0
+        self.all.append(self)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def test_what_is_held_back_is_written_when_no_other_line_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of its window; one thread at a time waits for that, and only for that."""
+    now = [0.0]
+    stream = io.StringIO()
+    monkeypatch.setattr("eventflow.logging._handler.Reminder", Asked)
+    monkeypatch.setattr(Asked, "all", asked := list[Asked]())
+    handler = LogHandler(stream, as_json=True, clock=lambda: now[0])
+    configure()
+    remove()
+    logging.getLogger().addHandler(handler)
+    ours = EventLogger("eventflow.test")
+
+    def flood(subscription: str) -> None:
+        for n in range(FIRST + 2):
+            ours.warning("eventflow.thing_happened", subscription=subscription, event_id=str(n))
+
+    def summaries() -> list[dict[str, Any]]:
+        return [line for line in lines(stream) if line["event"] == "eventflow.lines_repeated"]
+
+    ours.warning("eventflow.thing_happened", event_id="0")
+    assert asked == []
+    flood("a")
+    now[0] = 4.0
+    flood("b")
+    (reminder,) = asked
+    assert reminder.act() == WINDOW_S - 4.0
+    assert summaries() == []
+    now[0] = WINDOW_S
+    assert reminder.act() == 4.0
+    assert [(line["subscription"], line["event_ids"]) for line in summaries()] == [
+        ("a", ["5", "6"])
+    ]
+    now[0] = WINDOW_S + 4.0
+    assert reminder.act() is None
+    assert [line["subscription"] for line in summaries()] == ["a", "b"]
+    flood("c")
+    flush_repeats()
+    assert len(asked) == 2
+    assert asked[1].woken == 1
+    assert asked[1].act() is None
+    assert [line["subscription"] for line in summaries()] == ["a", "b", "c"]
+
+
+def test_a_reminder_ends_when_there_is_nothing_to_wait_for() -> None:
+    """A daemon thread; woken, it asks before its time."""
+    answers: list[float | None] = [3600.0, None]
+    before = reminders()
+    reminder = Reminder(lambda: answers.pop(0))
+    (thread,) = reminders() - before
+    assert thread.daemon
+    reminder.wake()
+    thread.join(20)
+    assert answers == []
+    assert not thread.is_alive()
+
+
+def test_a_processor_that_ends_the_thread_does_not_end_reminding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next line that is held back starts another."""
+
+    def ends(logger: Any, name: str, line: Any) -> Any:
+        if line["event"] == "eventflow.lines_repeated":
+            raise SystemExit
+        return line
+
+    now = [0.0]
+    monkeypatch.setattr("eventflow.logging._handler.Reminder", Asked)
+    monkeypatch.setattr(Asked, "all", asked := list[Asked]())
+    handler = LogHandler(io.StringIO(), as_json=True, processors=[ends], clock=lambda: now[0])
+    configure()
+    remove()
+    logging.getLogger().addHandler(handler)
+    ours = EventLogger("eventflow.test")
+    try:
+        for started in (1, 2):
+            for n in range(FIRST + 1):
+                ours.warning("eventflow.thing_happened", event_id=str(n))
+            assert len(asked) == started
+            now[0] += WINDOW_S
+            with pytest.raises(SystemExit):
+                asked[-1].act()
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_a_thread_of_the_log_is_no_leak_of_a_block() -> None:
+    """It belongs to the log; and a flush ends it."""
+    configure(format="json", stream=io.StringIO())
+    before = reminders()
+    with no_leaks():
+        for n in range(FIRST + 1):
+            EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+        (thread,) = reminders() - before
+    flush_repeats()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def reminders() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == NAME}
+
+
+def test_a_flush_at_once_writes_even_inside_a_line() -> None:
+    """A signal can come while the main thread writes one, and holds the handler's lock."""
+
+    def leaves(logger: Any, name: str, line: Any) -> Any:
+        if line["event"] == "leave":
+            flush_repeats_at_once(20)
+        return line
+
+    stream = io.StringIO()
+    configure(format="json", stream=stream, processors=[leaves])
+    for n in range(FIRST + 1):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+    logging.getLogger().warning("leave")
+    *_, summary, leave = lines(stream)
+    assert (summary["event_ids"], leave["event"]) == (["5"], "leave")
+
+
+def test_a_flush_at_once_does_not_wait_for_a_stream_that_is_stuck() -> None:
+    """Nor for another thread that writes to it; it is the last thing that a process does."""
+    stuck, free = threading.Event(), threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, text: str, /) -> int:
+            if "stuck" in text:
+                stuck.set()
+                assert free.wait(20)
+            return super().write(text)
+
+    stream = Stuck()
+    configure(format="json", stream=stream)
+    for n in range(FIRST + 1):
+        EventLogger("eventflow.test").warning("eventflow.thing_happened", event_id=str(n))
+    writer = threading.Thread(target=logging.getLogger().warning, args=("stuck",))
+    writer.start()
+    assert stuck.wait(20)
+    flush_repeats_at_once(0.01)
+    assert "lines_repeated" not in stream.getvalue()
+    free.set()
+    writer.join(20)
+    flush_repeats()
+    assert stream.getvalue().count("lines_repeated") == 1
+
+
 def test_kinds_of_lines_are_bounded() -> None:
     """The oldest kind gives way, and what it held back is written."""
     repeats = Repeats()
     for _ in range(FIRST + 1):
-        repeats.admit(("e", "", "0", ""), 30, "id", 0.0)
+        repeats.admit(("e", "", "0", "", "", ""), 30, "id", 0.0)
     written: list[object] = []
     for n in range(1, MAX_WINDOWS + 1):
-        _, due = repeats.admit(("e", "", str(n), ""), 30, None, 0.0)
+        _, due = repeats.admit(("e", "", str(n), "", "", ""), 30, "id", 0.0)
         written += [window.summary()["event_ids"] for window in due]
     assert written == [["id"]]
 
@@ -594,6 +906,82 @@ def test_a_forked_child_leaves_to_its_parent_what_that_held_back() -> None:
     assert {"event": "eventflow.thing_happened", "event_id": "child"}.items() <= written[
         FIRST
     ].items()
+
+
+IDLE = """
+import os, signal, sys, threading
+import eventflow.logging
+import eventflow.logging._repeats
+from eventflow._log import EventLogger, flush_repeats_at_once
+from eventflow.logging._reminder import NAME
+
+eventflow.logging.configure(format="json", stream=sys.stdout)
+ours = EventLogger("eventflow.test")
+
+def flood(who):
+    for n in range(20):
+        ours.warning("eventflow.thing_happened", event_id=f"{who}-{n}")
+
+def wait():
+    for thread in threading.enumerate():
+        if thread.name == NAME:
+            thread.join()
+
+def leave(number, frame):
+    flush_repeats_at_once()
+    os._exit(7)
+
+if sys.argv[1] == "signal":
+    signal.signal(signal.SIGTERM, leave)
+    flood("parent")
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+eventflow.logging._repeats.WINDOW_S = 0.5
+flood("parent")
+if not (child := os.fork()):
+    flood("child")
+    wait()
+    os._exit(0)
+wait()
+os._exit(os.waitpid(child, 0)[1] or 7)
+"""
+
+
+@pytest.mark.parametrize(("mode", "who"), [("signal", ["parent"]), ("time", ["child", "parent"])])
+def test_a_process_that_leaves_without_cleaning_up_has_written_its_ids(
+    mode: str, who: list[str]
+) -> None:
+    """By a signal handler; or after a while in which it logs nothing, a forked child, too."""
+    result = subprocess.run(
+        [sys.executable, "-c", IDLE, mode], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert result.returncode == 7, result.stderr
+    written = lines(io.StringIO(result.stdout))
+    ids = [i for line in written for i in line.get("event_ids", [line.get("event_id")])]
+    assert sorted(ids) == sorted(f"{name}-{n}" for name in who for n in range(20))
+
+
+DICTCONFIG = """
+import logging.config, sys
+import eventflow.logging
+from eventflow._log import EventLogger
+
+eventflow.logging.configure(format="json", stream=sys.stdout)
+logging.config.dictConfig({"version": 1})
+ours = EventLogger("eventflow.test")
+for n in range(20):
+    ours.warning("eventflow.thing_happened", event_id=f"id-{n}")
+"""
+
+
+def test_what_is_held_back_is_written_at_the_end_after_a_dictconfig() -> None:
+    """Stdlib forgets all handlers then, and flushes none of them when the process ends."""
+    result = subprocess.run(
+        [sys.executable, "-c", DICTCONFIG], capture_output=True, text=True, check=True, timeout=50
+    )
+    written = lines(io.StringIO(result.stdout))
+    ids = [i for line in written for i in line.get("event_ids", [line.get("event_id")])]
+    assert ids == [f"id-{n}" for n in range(20)]
 
 
 async def test_a_key_function_may_log_before_there_is_an_event() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.config
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 import structlog
 
 from eventflow._log import EventLogger
-from eventflow.bus import EventBus
+from eventflow.bus import EventBus, Overflow
 from eventflow.logging import add_event_context
 from tests.unit.bus.support import Ping, turns
 
@@ -125,6 +126,52 @@ def test_a_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert "\n" not in record.getMessage()
     assert "\x1b" not in record.getMessage()
+
+
+@pytest.mark.parametrize("configured", [True, False])
+async def test_dictconfig_does_not_silence_a_loss(
+    configured: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default it disables every logger that is there; a level is still heeded."""
+
+    async def fails(event: Ping) -> None:
+        raise ValueError
+
+    async def waits(event: Ping) -> None:
+        await turns()
+
+    if configured:
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
+    bus_log, tested = logging.getLogger("eventflow.bus"), logging.getLogger("eventflow.test.quiet")
+    bystander = logging.getLogger("test.bystander")
+    try:
+        logging.config.dictConfig({"version": 1})
+        assert bus_log.disabled
+        assert bystander.disabled
+        async with EventBus() as bus:
+            bus.subscribe(Ping, fails)
+            bus.subscribe(Ping, waits, capacity=1, overflow=Overflow.DROP_NEWEST)
+            events = (Ping(), Ping(), Ping())
+            for event in events:
+                await bus.publish(event)
+        assert all(event.id in caplog.text for event in events)
+        assert "eventflow.events_dropped" in caplog.text
+        assert bystander.disabled
+        tested.setLevel(logging.CRITICAL)
+        EventLogger("eventflow.test.quiet").error("eventflow.unseen")
+        assert "eventflow.unseen" not in caplog.text
+    finally:
+        tested.setLevel(logging.NOTSET)
+        structlog.reset_defaults()
+        for name in logging.getLogger().manager.loggerDict:
+            logging.getLogger(name).disabled = False
 
 
 def test_a_level_that_is_off_costs_no_ids() -> None:

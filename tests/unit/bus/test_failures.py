@@ -191,6 +191,38 @@ async def test_call_on_failure(bus: EventBus) -> None:
     assert pongs.seen == [1]
 
 
+async def test_a_failure_is_logged_once_and_then_the_callback_is_called(
+    bus: EventBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attempts before the last are counted, not logged; nor is what ends well after them."""
+    logged: list[int] = []
+
+    async def tell(event: Event, error: BaseException, attempts: int) -> None:
+        logged.append(len(lines(caplog, "handler_failed")))
+
+    async def handle(event: Ping) -> None:
+        if event.n or current().attempt == 1:
+            raise ValueError(event.n)
+
+    sub = bus.subscribe(
+        Ping,
+        handle,
+        on_failure=FailurePolicy(
+            retry=Retry(attempts=3, initial=1, jitter=0), then=CallOnFailure(tell)
+        ),
+    )
+    await bus.publish(Ping(n=0))
+    await bus.wait_idle()
+    assert sub.statistics().retried == 1
+    assert caplog.text == ""
+    await bus.publish(Ping(n=1))
+    await bus.wait_idle()
+    assert sub.statistics().retried == 3
+    assert logged == [1]
+    (line,) = lines(caplog, "handler_failed")
+    assert "attempts=3" in line
+
+
 async def test_call_on_failure_that_fails_itself(
     bus: EventBus, caplog: pytest.LogCaptureFixture
 ) -> None:

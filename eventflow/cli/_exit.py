@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("FLUSH_S", "Guard", "PatientStream", "leave", "say")
+__all__ = ("Guard", "PatientStream", "leave", "say")
 
 FLUSH_S = 0.5
 STDERR = 2
@@ -66,7 +66,9 @@ def leave(code: int) -> None:
 
 
 def _flush() -> None:
-    for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+    from eventflow._log import flush_repeats  # noqa: PLC0415 - not before signals are handled
+
+    for flush in (flush_repeats, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(Exception):
             flush()
 

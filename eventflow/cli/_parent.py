@@ -40,6 +40,8 @@ GOOD_LIFE_S = 60.0
 START_FAILURES = 3
 """A worker that could not start so often in a row ends the whole."""
 USAGE = 2
+LAST_S = 0.5
+"""What children get to leave by themselves after the third signal."""
 RELOAD_BOUND_S = 30.0
 """Most that the old process gets before it is killed; its own bounds are below, by default."""
 
@@ -198,6 +200,12 @@ class Parent(ABC):
             child.ask(max(self._signals.count, 1))
 
     def _kill(self) -> None:
+        """The third signal: each has a moment to leave by itself, with what its log holds back."""
+        for child in self._children():
+            child.ask(3)
+        until = time.monotonic() + LAST_S
+        while time.monotonic() < until and any(c.ended() is None for c in self._children()):
+            time.sleep(0.01)
         for child in self._children():
             child.kill()
 

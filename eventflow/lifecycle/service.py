@@ -387,7 +387,7 @@ class _Stay:
                 held.entered.set_result(None)
                 if isinstance(held.value, Service):
                     inner: Any = held.value
-                    inner._entered().stopping.add_done_callback(lambda _: self.begin_stop())
+                    inner._entered().stopping.add_done_callback(self._follow)
                 try:
                     await held.leave
                 except BaseException:
@@ -398,6 +398,9 @@ class _Stay:
         except BaseException as exc:  # noqa: BLE001 - kept, and raised to whoever leaves
             error = exc
         self._note_end(held, error)
+
+    def _follow(self, stopping: asyncio.Future[None]) -> None:
+        self.begin_stop()
 
     def _note_end(self, held: _Held, error: BaseException | None) -> None:
         if error is None or isinstance(error, asyncio.CancelledError):

@@ -213,8 +213,8 @@ MUTANTS = (
     Mutant(
         "a signal reaches only the first worker",
         "cli/_parent.py",
-        "        for child in self._children():\n            child.ask(",
-        "        for child in self._children()[:1]:\n            child.ask(",
+        "        for child in self._children():\n            child.ask(max(",
+        "        for child in self._children()[:1]:\n            child.ask(max(",
     ),
     # ------------------------------------------------------------------------------- logging
     Mutant(

@@ -66,9 +66,9 @@ def leave(code: int) -> None:
 
 
 def _flush() -> None:
-    from eventflow._log import flush_repeats  # noqa: PLC0415 - not before signals are handled
-
-    for flush in (flush_repeats, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+    log = sys.modules.get("eventflow._log")  # else nothing was logged
+    repeats = getattr(log, "flush_repeats", logging.shutdown)
+    for flush in (repeats, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(Exception):
             flush()
 

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT: the first asks to stop, the second cuts, the third leaves at once.
 
 The handlers are set with `signal.signal`, not by the event loop, so that they also run while
-Python code blocks it. None of them raises anything once the service begins to start.
+Python code blocks it. None of them raises anything.
 """
 
 from __future__ import annotations
@@ -88,17 +88,16 @@ class StopSignals:
         if self.count >= 3:
             self.last_act()
             say("third signal: leaving at once, without cleaning up")
-            log = sys.modules.get("eventflow._log")  # not there yet: nothing was logged
-            if log is not None:
+            log = sys.modules.get("eventflow._log")
+            if log is not None:  # else nothing was logged
                 log.flush_repeats_at_once()
             os._exit(128 + number)
         if self._tell is not None:
             self._tell(self.count)
         elif self._is_loading:
-            if self.count == 1:
-                self._guard.set_deadline(START_BOUND_S, self.exit_code, _still_loading)
-            # Ends an import wherever it is; nothing has been entered yet.
-            raise SystemExit(self.exit_code)
+            # Nothing has been entered, so nothing has to be left. By the guard's thread: an
+            # exception raised here would come out in the middle of any code.
+            self._guard.set_deadline(0, self.exit_code, _loading)
 
 
 def _ignore_signals() -> None:
@@ -106,5 +105,5 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _still_loading() -> str:
-    return "asked to stop while it was loaded, and still at it: leaving"
+def _loading() -> str:
+    return "stopped while it was loaded"

@@ -181,7 +181,7 @@ MUTANTS = (
         "                pass\n",
     ),
     Mutant(
-        "a signal that an import swallowed is forgotten",
+        "a signal before there is a loop is forgotten",
         "cli/_signals.py",
         "        if self.count:\n            tell(self.count)\n",
         "",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from importlib.metadata import entry_points
 from signal import SIGINT, SIGTERM
@@ -14,6 +16,7 @@ from eventflow.cli import main
 from tests.fault.service.processes import TRACER_S, Recorder, Run, together, until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -237,32 +240,28 @@ def start_and_signal(case: tuple[str, signal.Signals, list[str]], directory: Pat
         assert recorder.all("left") == left
 
 
-DEAF_MODULE = """
-import time
-from tests.fault.service.target import note, shop
-for _ in range({times}):
-    note("hangs", "import")
-    try:
-        time.sleep(1000)
-    except BaseException:
-        pass
+BETWEEN = """
+import os, signal, sys
+from eventflow.cli._exit import Guard
+from eventflow.cli._signals import StopSignals
+signals = StopSignals(Guard())
+signals.install()
+signals.loaded()
+for number in map(int, sys.argv[1:]):
+    os.kill(os.getpid(), number)
+with signals.told_to(lambda count: print(count, signals.exit_code)):
+    pass
 """
 
 
 @pytest.mark.fault("SHD-07")
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_signal_that_an_import_swallows(tmp_path: Path, recorder: Recorder, times: int) -> None:
-    """It is not forgotten: when the import is done all the same, nothing stays entered."""
-    tmp_path.joinpath("deaf_module.py").write_text(DEAF_MODULE.format(times=times))
-    with Run(tmp_path, "deaf_module:shop", recorder=recorder, cwd=tmp_path) as run:
-        for count in range(1, times + 1):
-            run.until(lambda: len(recorder.all("hangs")) == count, "hanging")  # noqa: B023
-            run.send(SIGTERM)
-        assert run.wait() == 128 + SIGTERM, run.stderr
-        assert "stopped while it started" in run.stderr
-        assert "Traceback" not in run.stderr
-    recorder.end()
-    assert recorder.all("left") == recorder.all("entered")
+@pytest.mark.parametrize("numbers", [(SIGTERM,), (SIGINT, SIGTERM)], ids=["one", "two"])
+def test_a_signal_before_there_is_a_loop(numbers: Sequence[signal.Signals]) -> None:
+    """It raises nothing in the middle of making one, and is not forgotten."""
+    command = [sys.executable, "-W", "error", "-c", BETWEEN, *(str(int(n)) for n in numbers)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split() == [str(len(numbers)), str(128 + numbers[0])]
 
 
 # ------------------------------------------------------------------------------ endings

@@ -36,7 +36,11 @@ def is_asgi_app(value: object) -> bool:
     """Whether it is called as ``await app(scope, receive, send)``, as a web framework's app is."""
     if isinstance(value, type) or not callable(value) or not is_async(value):
         return False
-    return [*inspect.signature(value).parameters] == ["scope", "receive", "send"]
+    try:
+        parameters = inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return False  # one that has none, or only looks like a function, as a mock does
+    return [*parameters] == ["scope", "receive", "send"]
 
 
 def handler_name(handler: Callable[..., Any]) -> str:

@@ -67,7 +67,8 @@ def public_modules() -> tuple[str, ...]:
             if module.__all__:
                 found.append(module.__name__)
             elif path.is_dir():
-                inner = sorted(p.stem for p in path.glob("*.py") if not p.stem.startswith("_"))
+                inside = [*path.glob("*.py"), *(p.parent for p in path.glob("*/__init__.py"))]
+                inner = sorted(p.stem for p in inside if not p.stem.startswith("_"))
                 found += [f"{module.__name__}.{each}" for each in inner]
     return tuple(found)
 

@@ -16,6 +16,7 @@ __all__ = (
     "Envelope",
     "Lane",
     "Origin",
+    "Undecoded",
     "current_attempt",
     "current_cause",
     "envelope",
@@ -44,6 +45,19 @@ class Envelope:
         self.correlation = correlation
         self.causation = causation
         self.metadata = metadata
+
+
+class Undecoded:
+    """Stands in the place of the event where a handler gets the message as it came.
+
+    It is known by the message's id and topic, in logs and as the cause of what is published.
+    """
+
+    __slots__ = ("id", "topic")
+
+    def __init__(self, message_id: str, topic: str) -> None:
+        self.id = message_id
+        self.topic = topic
 
 
 class Lane(Protocol):
@@ -116,7 +130,7 @@ def current_attempt() -> Attempt | None:
 
 def event_of(item: Event | Envelope) -> Event:
     """The event inside an item of a buffer."""
-    return item.event if type(item) is Envelope else item  # type: ignore[return-value]
+    return item.event if isinstance(item, Envelope) else item
 
 
 def envelope(event: Event, cause: Cause) -> Envelope:
@@ -127,5 +141,5 @@ def envelope(event: Event, cause: Cause) -> Envelope:
     correlation: Event | str | None = None if origin is None else origin.correlation
     if correlation is None and attempt is not None:
         item = attempt.item
-        correlation = (item.correlation if type(item) is Envelope else None) or causation
+        correlation = (item.correlation if isinstance(item, Envelope) else None) or causation
     return Envelope(event, correlation, causation, None if origin is None else origin.metadata)

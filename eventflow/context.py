@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from eventflow._cause import Envelope, Origin, current_attempt, current_cause
+from eventflow._cause import Envelope, Origin, Undecoded, current_attempt, current_cause
 from eventflow.errors import InvalidOptionError, NotInHandlerError
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ class EventContext:
     """The publication that is being handled.
 
     Attributes:
-        event: The event.
         subscription: Name of the subscription or handler.
         attempt: Number of this attempt, from 1.
         deadline: Time of the event loop's clock (`asyncio.loop.time`) at which this attempt
@@ -97,11 +96,11 @@ class EventContext:
         metadata: Custom metadata given to `publishing`; read-only, empty by default.
     """
 
-    event: Event
     subscription: str
     attempt: int
     deadline: float | None
     metadata: Mapping[str, str]
+    _event: Event
     _correlation: Event | str | None
     _causation: Event | str | None
 
@@ -113,23 +112,38 @@ class EventContext:
         if isinstance(item, Envelope):
             metadata = item.metadata or _NO_METADATA
             correlation, causation = item.correlation, item.causation
-            return cls(item.event, lane.name, number, deadline, metadata, correlation, causation)
-        return cls(item, lane.name, number, deadline, _NO_METADATA, None, None)
+            return cls(lane.name, number, deadline, metadata, item.event, correlation, causation)
+        return cls(lane.name, number, deadline, _NO_METADATA, item, None, None)
+
+    @property
+    def event(self) -> Event:
+        """The event.
+
+        Raises:
+            NotInHandlerError: The handler is bound to a topic of a router by name: it gets the
+                message as it came, and no event was made of it.
+        """
+        if isinstance(cast("object", self._event), Undecoded):
+            raise NotInHandlerError(
+                f"{self.subscription} is bound to a topic by name: it gets messages, and there is "
+                "no event; event_id and topic are those of the message"
+            )
+        return self._event
 
     @property
     def event_id(self) -> str:
-        """Id of the event."""
-        return self.event.id
+        """Id of the event, or of the message."""
+        return self._event.id
 
     @property
     def topic(self) -> str:
         """Topic of the event."""
-        return self.event.topic or ""
+        return self._event.topic or ""
 
     @property
     def correlation_id(self) -> str:
         """Id shared by all that one first cause led to: the first event's id, unless given."""
-        return _id_of(self._correlation) or self.event.id
+        return _id_of(self._correlation) or self._event.id
 
     @property
     def causation_id(self) -> str | None:

@@ -8,10 +8,15 @@
     │   ├── InvalidTopicError                 a topic or pattern outside the grammar
     │   ├── InvalidHandlerError (TypeError)   not a callable of one event
     │   ├── InvalidMemberError (TypeError)    not an async context manager
-    │   └── InvalidOptionError (TypeError)    an unknown option, or a value out of range
+    │   ├── InvalidOptionError (TypeError)    an unknown option, or a value out of range
+    │   ├── InvalidMessageError (TypeError)   a message that no broker could carry
+    │   ├── InvalidDsnError                   an address of a broker that can't be read
+    │   │   └── UnknownSchemeError (LookupError)  … whose scheme no backend here answers to
+    │   └── UnsupportedFeatureError           more asked of a backend than it declares
     ├── EventError (ValueError)
     │   ├── EventEncodeError                  an event that has no JSON form
-    │   └── EventDecodeError                  bytes that are not the event they should be
+    │   ├── EventDecodeError                  bytes that are not the event they should be
+    │   └── UnknownEventError (LookupError)   a name that no class bound here goes by
     ├── BusError
     │   ├── BusNotEnteredError (RuntimeError) used before ``async with``
     │   ├── BusClosedError (RuntimeError)     used during or after the stop
@@ -22,7 +27,15 @@
     │   └── ResourceError (RuntimeError)      a subscription's resource could not be opened
     ├── ServiceError (RuntimeError)           a service used where, or when, it can't be
     │   └── MemberEndedError                  a member ended although nobody asked it to
-    ├── PublishTimeoutError (TimeoutError)    a publish did not end in time; perhaps done
+    ├── PublishError                          a publish did not, or not wholly, take effect
+    │   ├── PublishTimeoutError (TimeoutError) … it did not end in time; perhaps done
+    │   └── MessageTooLargeError (ValueError) … the message is larger than the broker takes
+    ├── BrokerError                           a broker could not do what it was asked
+    │   ├── BrokerConnectionError (ConnectionError)  it can't be reached, or went away
+    │   ├── BrokerClosedError (RuntimeError)  used before it was entered, or after it was left
+    │   └── SettleError                       an ack or nack that the broker did not get
+    ├── RouterError (RuntimeError)            a router used where, or when, it can't be
+    │   └── TooManyDeliveriesError            a message came too often
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
     ├── PublisherNotFoundError (LookupError)  a web app's route without the lifespan
@@ -40,6 +53,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = (
+    "BrokerClosedError",
+    "BrokerConnectionError",
+    "BrokerError",
     "BufferFullError",
     "BusClosedError",
     "BusError",
@@ -52,19 +68,29 @@ __all__ = (
     "EventError",
     "EventFlowError",
     "HandlerTimeoutError",
+    "InvalidDsnError",
     "InvalidHandlerError",
     "InvalidMemberError",
+    "InvalidMessageError",
     "InvalidOptionError",
     "InvalidTopicError",
     "MemberEndedError",
+    "MessageTooLargeError",
     "NotInHandlerError",
     "Permanent",
     "PublishDeadlockError",
+    "PublishError",
     "PublishTimeoutError",
     "PublisherNotFoundError",
     "ResourceError",
     "RetryAfter",
+    "RouterError",
     "ServiceError",
+    "SettleError",
+    "TooManyDeliveriesError",
+    "UnknownEventError",
+    "UnknownSchemeError",
+    "UnsupportedFeatureError",
     "WrongLoopError",
 )
 
@@ -141,6 +167,40 @@ class InvalidOptionError(ConfigurationError, TypeError):
         self.option = option
 
 
+class InvalidMessageError(ConfigurationError, TypeError):
+    """A message is not made of bytes, and texts to texts."""
+
+
+class InvalidDsnError(ConfigurationError):
+    """An address of a broker can't be read. The text never has the address itself.
+
+    Attributes:
+        scheme: What stands before ``://``, as far as that could be found.
+    """
+
+    def __init__(self, *args: object, scheme: str = "") -> None:
+        super().__init__(*args)
+        self.scheme = scheme
+
+
+class UnknownSchemeError(InvalidDsnError, LookupError):
+    """No backend that is installed answers to the scheme of an address."""
+
+
+class UnsupportedFeatureError(ConfigurationError):
+    """More was asked of a backend than its `Features` declare.
+
+    Attributes:
+        feature: Name of the feature, as in `eventflow.messaging.Features`.
+        backend: Name of the backend.
+    """
+
+    def __init__(self, *args: object, feature: str = "", backend: str = "") -> None:
+        super().__init__(*args)
+        self.feature = feature
+        self.backend = backend
+
+
 class EventError(EventFlowError, ValueError):
     """An event and its bytes don't fit together."""
 
@@ -188,6 +248,24 @@ class EventDecodeError(EventError):
         self.expected = expected
         self.found = found
         self.offset = offset
+
+
+class UnknownEventError(EventError, LookupError):
+    """A message's event name stands for no class that is bound to its reader.
+
+    Attributes:
+        topic: Topic the message came from.
+        message_id: Id of the message.
+        name: The name, cut to a bounded length; empty where there was none.
+    """
+
+    def __init__(
+        self, *args: object, topic: str = "", message_id: str = "", name: str = ""
+    ) -> None:
+        super().__init__(*args)
+        self.topic = topic
+        self.message_id = message_id
+        self.name = name
 
 
 class BusError(EventFlowError):
@@ -277,24 +355,126 @@ class MemberEndedError(ServiceError):
         self.member = member
 
 
-class PublishTimeoutError(EventFlowError, TimeoutError):
+class PublishError(EventFlowError):
+    """A publish did not take effect, or not for all of its messages.
+
+    Every message of the call is in exactly one of the three groups.
+
+    Attributes:
+        topic: Topic published to.
+        stored: Ids of the messages that are stored for sure.
+        not_stored: Ids of those that are not, for sure.
+        unknown: Ids of those that may be; publishing them again may store them twice.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        topic: str = "",
+        stored: tuple[str, ...] = (),
+        not_stored: tuple[str, ...] = (),
+        unknown: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(*args)
+        self.topic = topic
+        self.stored = stored
+        self.not_stored = not_stored
+        self.unknown = unknown
+
+
+class PublishTimeoutError(PublishError, TimeoutError):
     """A publish did not end in time; it may have taken effect, or may still do.
 
     Attributes:
-        topic: Topic of the event.
-        event_id: Id of the event.
+        event_id: Id of the event, where it is one.
         waited_s: Seconds waited.
     """
 
     retriable = True
 
     def __init__(
-        self, *args: object, topic: str = "", event_id: str = "", waited_s: float = 0.0
+        self,
+        *args: object,
+        topic: str = "",
+        event_id: str = "",
+        waited_s: float = 0.0,
+        stored: tuple[str, ...] = (),
+        not_stored: tuple[str, ...] = (),
+        unknown: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(*args)
-        self.topic = topic
+        super().__init__(*args, topic=topic, stored=stored, not_stored=not_stored, unknown=unknown)
         self.event_id = event_id
         self.waited_s = waited_s
+
+
+class MessageTooLargeError(PublishError, ValueError):
+    """A message is larger than the broker takes; found before anything was sent.
+
+    Attributes:
+        message_id: Id of the message.
+        size: Bytes of its payload.
+        limit: Most bytes that the broker takes.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        topic: str = "",
+        message_id: str = "",
+        size: int = 0,
+        limit: int = 0,
+        not_stored: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(*args, topic=topic, not_stored=not_stored)
+        self.message_id = message_id
+        self.size = size
+        self.limit = limit
+
+
+class BrokerError(EventFlowError):
+    """A broker could not do what it was asked."""
+
+
+class BrokerConnectionError(BrokerError, ConnectionError):
+    """A broker can't be reached, or went away."""
+
+    retriable = True
+
+
+class BrokerClosedError(BrokerError, RuntimeError):
+    """A broker was used before it was entered, or after it was left."""
+
+
+class SettleError(BrokerError):
+    """The broker did not get an ack or a nack, or does not know the delivery any more.
+
+    The message comes again: what was done for it may be done twice, nothing is lost.
+
+    Attributes:
+        message_id: Id of the message.
+    """
+
+    def __init__(self, *args: object, message_id: str = "") -> None:
+        super().__init__(*args)
+        self.message_id = message_id
+
+
+class RouterError(EventFlowError, RuntimeError):
+    """A router was used where, or when, it can't be."""
+
+
+class TooManyDeliveriesError(RouterError):
+    """A message was delivered more often than ``max_deliveries``: perhaps it crashes its reader.
+
+    Attributes:
+        message_id: Id of the message.
+        deliveries: How often it came.
+    """
+
+    def __init__(self, *args: object, message_id: str = "", deliveries: int = 0) -> None:
+        super().__init__(*args)
+        self.message_id = message_id
+        self.deliveries = deliveries
 
 
 class HandlerTimeoutError(EventFlowError, TimeoutError):

@@ -114,10 +114,24 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """The end of a failed event is a dead letter, stored before the original is acked.
+    """The end of a failed message is a dead letter, stored before the original is acked.
 
-    For routers: an in-process bus has nowhere to keep one.
+    For routers: an in-process bus has nowhere to keep one. It has the original's bytes, headers
+    and metadata, and beside them why, where, when, and how often it was tried. While it can't be
+    stored, nothing is acked and the topic is not read on.
+
+    Attributes:
+        topic: Where it goes. Default: ``<topic>.dead_letter``.
+        publisher: Who takes it there; a `eventflow.messaging.Publisher`. Default: the broker
+            that the message came from.
     """
+
+    topic: str | None = None
+    publisher: Any = None
+
+    def topic_for(self, topic: str) -> str:
+        """Where the dead letters of a topic go."""
+        return self.topic or f"{topic}.dead_letter"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,19 @@ Selector = type[Event] | str
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A handler, what it is subscribed to, and how it is run."""
+    """A handler, what it is subscribed to, and how it is run.
+
+    Attributes:
+        selector: What it is subscribed to.
+        handler: The handler.
+        options: How it is run.
+        given: The options that were given; the others are defaults.
+    """
 
     selector: Selector
     handler: Callable[..., Any]
     options: Options
+    given: Mapping[str, object]
 
     @classmethod
     def check(
@@ -34,7 +42,7 @@ class Binding:
         checked = Options.check(options, allowed=SUBSCRIBE_OPTIONS)
         arguments = ("event",) if checked.resources is None else ("event", "resource")
         check_handler(handler, arguments=arguments)
-        return cls(check_selector(selector), handler, checked)
+        return cls(check_selector(selector), handler, checked, dict(options))
 
 
 def check_selector(selector: object) -> Selector:

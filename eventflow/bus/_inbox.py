@@ -11,11 +11,11 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventflow._cause import Envelope, event_of
-from eventflow.bus._lanes import Lanes
 from eventflow.bus._latency import Sample
 from eventflow.bus._reports import Reports, log
 from eventflow.bus.options import Overflow
 from eventflow.bus.statistics import SubscriptionStatistics
+from eventflow.lifecycle.lanes import Lanes
 
 if TYPE_CHECKING:
     import asyncio

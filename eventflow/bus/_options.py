@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from eventflow.bus.options import Overflow
 from eventflow.errors import InvalidOptionError
 from eventflow.failure import DeadLetter, FailurePolicy
+from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -51,22 +52,18 @@ class Options(NamedTuple):
                     f"Options are: {', '.join(sorted(allowed))}",
                     option=option,
                 )
-        _whole("capacity", given.get("capacity", 1))
-        _whole("concurrency", given.get("concurrency", 1))
-        _seconds("block_timeout", given.get("block_timeout", 0.0))
+        check_whole("capacity", given.get("capacity", 1))
+        check_whole("concurrency", given.get("concurrency", 1))
+        check_seconds("block_timeout", given.get("block_timeout", 0.0))
         if given.get("timeout") is not None:
-            _seconds("timeout", given["timeout"], least=math.ulp(0))
+            check_seconds("timeout", given["timeout"], least=math.ulp(0))
         if not isinstance(given.get("overflow", Overflow.BLOCK), Overflow):
             raise InvalidOptionError(
                 f"overflow must be a member of Overflow, not {given['overflow']!r}",
                 option="overflow",
             )
-        name = given.get("name")
-        if "name" in given and not (isinstance(name, str) and name and name.isprintable()):
-            raise InvalidOptionError(
-                f"name must be a printable text of one character or more, not {name!r}",
-                option="name",
-            )
+        if "name" in given:
+            check_name(given["name"])
         for option in ("latest_key", "order_key", "resources"):
             if option in given and not callable(given[option]):
                 raise InvalidOptionError(
@@ -98,32 +95,6 @@ def _meant(option: str, allowed: frozenset[str]) -> str:
         return "; write on_failure=FailurePolicy(retry=Retry(...))."
     near = get_close_matches(option, allowed, n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
-
-
-def _whole(option: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOptionError(
-            f"{option} must be a whole number, 1 or more, not {value!r}", option=option
-        )
-
-
-def finite(value: object) -> float:
-    """A number as float; NaN for what is not one, or is too large for one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
-def _seconds(option: str, value: object, *, least: float = 0.0) -> None:
-    if not least <= finite(value) < math.inf:
-        raise InvalidOptionError(
-            f"{option} must be a number of seconds, finite and "
-            f"{'above 0' if least else '0 or more'}, not {value!r}",
-            option=option,
-        )
 
 
 def _policy(value: object) -> None:

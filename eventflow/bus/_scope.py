@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eventflow._log import flush_repeats
 from eventflow.bus._inbox import Inbox
-from eventflow.bus._matching import Matcher
 from eventflow.bus._names import Names
 from eventflow.bus._reports import Reports, log
+from eventflow.bus.matching import Matcher
 from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
 from eventflow.errors import BusClosedError
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait

@@ -13,7 +13,7 @@ from eventflow.bus._consumer import Consumer
 from eventflow.bus._dispatch import Dispatch
 from eventflow.bus._explaining import explain
 from eventflow.bus._names import Names
-from eventflow.bus._options import STREAM_OPTIONS, Options, finite
+from eventflow.bus._options import STREAM_OPTIONS, Options
 from eventflow.bus._scope import Scope
 from eventflow.bus.statistics import BusStatistics
 from eventflow.bus.stream import EventStream
@@ -28,6 +28,7 @@ from eventflow.errors import (
 from eventflow.events import Event
 from eventflow.lifecycle.callables import handler_name
 from eventflow.lifecycle.home import noting_loop, process
+from eventflow.lifecycle.options import check_name, finite
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -82,12 +83,7 @@ class EventBus(Dispatch):
         cancel_grace: float = 5.0,
         max_threads: int = 40,
     ) -> None:
-        given: object = name
-        if not (isinstance(given, str) and given and given.isprintable()):
-            raise InvalidOptionError(
-                f"name must be a printable text of one character or more, not {given!r}",
-                option="name",
-            )
+        check_name(name)
         for option, value, least in (
             ("drain_timeout", drain_timeout, 0.0),
             ("cancel_grace", cancel_grace, 0.001),

@@ -14,10 +14,10 @@ from eventflow.errors import ConfigurationError, EventDecodeError, EventEncodeEr
 from eventflow.events._annotations import refuse
 from eventflow.events._decoding import decode_error, json_error
 from eventflow.events._definition import check_class, complete_schema
-from eventflow.events._identity import FirstRead, Identity, given, made
 from eventflow.events._joining import Plan
 from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_constants, check_depth
+from eventflow.events.identity import FirstRead, Identity, given, made
 from eventflow.events.topics import validate_topic
 
 if TYPE_CHECKING:

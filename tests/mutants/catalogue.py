@@ -432,13 +432,13 @@ MUTANTS = (
     # ------------------------------------------------------------------- order, lanes, routes
     Mutant(
         "two events of a key at once",
-        "bus/_lanes.py",
+        "lifecycle/lanes.py",
         "        if lane is None:\n",
         "        if not lane:\n",
     ),
     Mutant(
         "a key stays busy for ever after its event was dropped",
-        "bus/_lanes.py",
+        "lifecycle/lanes.py",
         "            self._ready.remove(number)\n            self.release(key)\n",
         "            self._ready.remove(number)\n",
     ),
@@ -450,7 +450,7 @@ MUTANTS = (
     ),
     Mutant(
         "a subscriber of a base class gets no subclasses",
-        "bus/_matching.py",
+        "bus/matching.py",
         "        for base in event_class.__mro__:\n",
         "        for base in (event_class,):\n",
     ),
@@ -533,7 +533,7 @@ MUTANTS = (
         "correlation starts anew at each hop",
         "_cause.py",
         "        correlation = "
-        "(item.correlation if type(item) is Envelope else None) or causation\n",
+        "(item.correlation if isinstance(item, Envelope) else None) or causation\n",
         "        correlation = causation\n",
     ),
     # ------------------------------------------------------------------------------ failures

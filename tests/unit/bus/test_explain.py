@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eventflow import Event
 from eventflow.bus import EventBus, Explanation, Overflow
 from eventflow.bus._explaining import fits
-from eventflow.bus._matching import Matcher
+from eventflow.bus.matching import Matcher
 from eventflow.errors import BufferFullError, InvalidTopicError
 from tests.unit.bus.support import Base, Left, Ping, Pong, Right, turns
 

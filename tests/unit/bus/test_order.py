@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventflow.bus import EventBus, Overflow
-from eventflow.bus._lanes import Lanes
+from eventflow.lifecycle.lanes import Lanes
 from tests.unit.bus.support import Ping, Recorder, lines, now, publish_all, turns
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 
-__all__ = ("FirstRead", "Identity", "given", "made")
+__all__ = ("FirstRead", "Identity", "given", "made", "new_id")
 
 Identity = tuple[str, datetime]
 """An id and a time, as `Event.id` and `Event.occurred_at` give them."""
@@ -38,6 +38,12 @@ def made(stamp_ns: int) -> Identity:
     fraction of the millisecond, so ids of one process sort as the events were created, down
     to 244 ns.
     """
+    milliseconds = stamp_ns // 1_000_000
+    return new_id(stamp_ns), _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def new_id(stamp_ns: int) -> str:
+    """Return a UUIDv7 for a time in nanoseconds since 1970; see `made`."""
     milliseconds, rest_ns = divmod(stamp_ns, 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
     random = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF
@@ -48,8 +54,7 @@ def made(stamp_ns: int) -> Identity:
         | random
     )
     text = f"{value:032x}"
-    event_id = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-    return event_id, _EPOCH + timedelta(milliseconds=milliseconds)
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def given(event_id: str | None, occurred_at: datetime | None, stamp_ns: int) -> Identity:

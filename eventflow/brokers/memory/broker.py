@@ -1,0 +1,109 @@
+"""`MemoryBroker`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from eventflow.brokers.memory._store import Store
+from eventflow.brokers.memory.publisher import MemoryPublisher
+from eventflow.brokers.memory.subscriber import MemorySubscriber
+from eventflow.errors import BrokerError, InvalidOptionError
+from eventflow.messaging import Broker, Features, check_group
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from eventflow.messaging import Group
+
+__all__ = ("MemoryBroker",)
+
+
+class MemoryBroker(Broker):
+    """A broker inside the process, with consumer groups, order by key, delays and redelivery.
+
+    It does what a broker does, except outlive the process: its `Features` say so. The messages
+    stay while the object lives, also between leaving it and entering it again.
+
+    Args:
+        name: Name in messages to people.
+        capacity: Most messages of a topic that a group has not acked; then publishers wait.
+            What all groups have acked stays within this bound, for groups that come later.
+        publish_timeout: Seconds a publish waits for room, then `PublishTimeoutError`.
+        max_payload_bytes: Largest payload; ``None`` for no bound.
+
+    Example::
+
+        async with MemoryBroker() as broker:
+            await broker.publisher().publish("orders.raw", Message(b"…"))
+    """
+
+    def __init__(
+        self,
+        name: str = "memory",
+        *,
+        capacity: int = 100_000,
+        publish_timeout: float = 30.0,
+        max_payload_bytes: int | None = None,
+    ) -> None:
+        if capacity < 1:
+            raise InvalidOptionError(
+                f"capacity must be 1 or more, not {capacity!r}", option="capacity"
+            )
+        self._name = name
+        self._timeout = publish_timeout
+        self._features = Features(
+            backend="memory",
+            groups=True,
+            broadcast=True,
+            order="key",
+            old_messages=True,
+            nack_delay=True,
+            publish_delay=True,
+            recorded_failures=True,
+            delivery_count=True,
+            headers=True,
+            atomic_publish=True,
+            lag=True,
+            max_payload_bytes=max_payload_bytes,
+        )
+        self._store = Store(name, capacity=capacity, max_payload_bytes=max_payload_bytes)
+
+    def __repr__(self) -> str:
+        """Name and state."""
+        return f"<MemoryBroker {self._name!r}, {'open' if self._store.is_open else 'closed'}>"
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        return self._features
+
+    async def __aenter__(self) -> Self:
+        """Open it.
+
+        Raises:
+            BrokerError: It is open already.
+        """
+        if self._store.is_open:
+            raise BrokerError(f"broker {self._name!r} is open already")
+        self._store.is_open = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it: whoever waits in it ends."""
+        self._store.is_open = False
+        self._store.wake_all()
+
+    def publisher(self) -> MemoryPublisher:
+        """A publisher."""
+        return MemoryPublisher(self._store, self._features, timeout=self._timeout)
+
+    def subscriber(self, *, group: Group) -> MemorySubscriber:
+        """A member of a consumer group; a new group begins with the oldest message there is."""
+        return MemorySubscriber(
+            self._store, self._features, group=check_group(group), publisher=self.publisher()
+        )

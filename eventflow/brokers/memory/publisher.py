@@ -1,0 +1,98 @@
+"""`MemoryPublisher`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from eventflow.errors import MessageTooLargeError, PublishError, PublishTimeoutError
+from eventflow.events import validate_topic
+
+if TYPE_CHECKING:
+    from eventflow.brokers.memory._store import Store
+    from eventflow.messaging import Features, Message
+
+__all__ = ("MemoryPublisher",)
+
+CHECKPOINT_EVERY = 256
+
+
+class MemoryPublisher:
+    """Stores messages in a `MemoryBroker`; all messages of a call or none.
+
+    Where a group still needs all of a full topic's messages, a publish waits for room, at most
+    the broker's ``publish_timeout``.
+    """
+
+    def __init__(self, store: Store, features: Features, *, timeout: float) -> None:
+        self._store = store
+        self._features = features
+        self._timeout = timeout
+        self._until_checkpoint = CHECKPOINT_EVERY
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        return self._features
+
+    async def publish(self, topic: str, *messages: Message) -> None:
+        """Store messages; see `eventflow.messaging.Publisher`."""
+        validate_topic(topic)
+        store = self._store
+        store.check_open()
+        if not messages:
+            return
+        self._check(topic, messages)
+        self._until_checkpoint -= 1
+        if self._until_checkpoint <= 0:
+            self._until_checkpoint = CHECKPOINT_EVERY
+            await asyncio.sleep(0)
+            store.check_open()
+        found = store.topic(topic)
+        entries = store.entries(messages)
+        if found.log.room() < len(entries):
+            await self._wait_for_room(topic, messages)
+        found.log.append(entries)
+        found.readers.wake(None)
+
+    def _check(self, topic: str, messages: tuple[Message, ...]) -> None:
+        limit = self._store.max_payload_bytes
+        if limit is not None:
+            for message in messages:
+                if len(message.payload) > limit:
+                    raise MessageTooLargeError(
+                        f"message {message.id!r} has a payload of {len(message.payload):,} bytes; "
+                        f"the broker takes {limit:,}",
+                        topic=topic,
+                        message_id=message.id,
+                        size=len(message.payload),
+                        limit=limit,
+                        not_stored=tuple(message.id for message in messages),
+                    )
+        if len(messages) > self._store.capacity:
+            raise PublishError(
+                f"{len(messages):,} messages at once never fit into a topic of "
+                f"{self._store.capacity:,}; publish them in parts",
+                topic=topic,
+                not_stored=tuple(message.id for message in messages),
+            )
+
+    async def _wait_for_room(self, topic: str, messages: tuple[Message, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        found = self._store.topic(topic)
+        while found.log.room() < len(messages):
+            if loop.time() >= began + self._timeout:
+                raise PublishTimeoutError(
+                    f"topic {topic!r} was full for {self._timeout:g} s: a group does not keep up",
+                    topic=topic,
+                    waited_s=loop.time() - began,
+                    not_stored=tuple(message.id for message in messages),
+                )
+            await found.writers.wait(began + self._timeout)
+            self._store.check_open()
+
+    async def prepare(self, topic: str) -> None:
+        """Nothing has to exist before; the topic is checked."""
+        validate_topic(topic)
+        self._store.check_open()

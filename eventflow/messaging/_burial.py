@@ -1,0 +1,122 @@
+"""The end of a message that failed: its dead letter, or the call of whom the policy names.
+
+It runs in a task of its own, so that no timeout and no cancellation of the handler reaches it,
+and goes on until it is done: nothing is acked before. Meanwhile the handler is paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from eventflow._cause import Attempt, current_cause
+from eventflow._log import EventLogger, shown
+from eventflow.errors import HandlerTimeoutError
+from eventflow.messaging.dead_letter import dead_letter
+
+if TYPE_CHECKING:
+    from eventflow.failure import FailureCallback
+    from eventflow.messaging._job import Job
+    from eventflow.messaging._runner import Runner
+
+__all__ = ("Burial",)
+
+log = EventLogger("eventflow.router")
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+
+
+class Burial:
+    """Ends one message for good.
+
+    Attributes:
+        job: The message.
+        callback: Whom to call; ``None``: it is dead-lettered.
+        is_done: Whether it was.
+        timed_out: Whether its last attempt timed out.
+        unstarted: Whether it reached no handler.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        job: Job,
+        error: BaseException,
+        attempts: int,
+        callback: FailureCallback | None,
+    ) -> None:
+        self.job = job
+        self.callback = callback
+        self.is_done = self.timed_out = self.unstarted = False
+        self._runner = runner
+        self._error = error
+        self._attempts = attempts
+
+    async def run(self) -> None:
+        """Go on until it is done; a stop cancels it."""
+        runner, job = self._runner, self.job
+        current_cause.set(
+            Attempt(job.item, runner, max(self._attempts, 1), runner.scope.loop.time())
+        )
+        wait = FIRST_WAIT_S
+        while True:
+            failure: BaseException
+            try:
+                await self._once()
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                failure = exc  # raised by the callback itself
+            except BaseException as exc:  # noqa: BLE001 - whatever the publisher or the user raises
+                failure = exc
+            else:
+                self.is_done = True
+                return
+            self._report(failure, wait)
+            runner.pause(self, f"message {job.delivery.message.id!r} can't be ended: {failure!r}")
+            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
+            wait = min(wait * 2, LONGEST_WAIT_S)
+
+    async def _once(self) -> None:
+        runner, job = self._runner, self.job
+        if self.callback is None:
+            letter = dead_letter(
+                job.delivery,
+                self._error,
+                handler=runner.name,
+                group=str(job.reader.subscriber.group),
+                attempts=self._attempts,
+                first_failed_at=job.first_failed_at,
+            )
+            topic = runner.binding.dead_letters.topic_for(job.delivery.topic)
+            await job.reader.dead_letters.publish(topic, letter)
+            return
+        scope = asyncio.timeout(runner.timeout)
+        try:
+            async with scope:
+                await self.callback(job.item.event, self._error, self._attempts)
+        except TimeoutError as exc:
+            if not scope.expired():
+                raise
+            raise HandlerTimeoutError(
+                f"the failure callback of {runner.name} took longer than {runner.timeout:g} s",
+                subscription=runner.name,
+                timeout_s=runner.timeout or 0.0,
+            ) from exc
+
+    def _report(self, failure: BaseException, wait: float) -> None:
+        facts = {
+            "subscription": self._runner.name,
+            "event_id": self.job.delivery.message.id,
+            "topic": self.job.delivery.topic,
+            "attempts": self._attempts,
+            "reason": shown(self._error),
+            "retried_in_s": round(wait, 3),
+        }
+        if self.callback is None:
+            log.error("eventflow.dead_letter_failed", error=failure, **facts)
+        else:
+            log.error("eventflow.failure_callback_failed", error=failure, **facts)

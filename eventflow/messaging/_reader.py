@@ -1,0 +1,295 @@
+"""A subscription that a router keeps: it receives, decodes, and hands on to the handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from eventflow._cause import Undecoded
+from eventflow._log import EventLogger, shown
+from eventflow.errors import (
+    ConfigurationError,
+    EventDecodeError,
+    EventFlowError,
+    UnknownEventError,
+)
+from eventflow.events import Event, event_name
+from eventflow.failure import Log
+from eventflow.messaging import metadata as meta
+from eventflow.messaging.codec import JsonCodec, Received, received
+
+if TYPE_CHECKING:
+    from eventflow.messaging._runner import Runner
+    from eventflow.messaging._scope import Scope
+    from eventflow.messaging.codec import Codec
+    from eventflow.messaging.delivery import Delivery
+    from eventflow.messaging.features import Features
+    from eventflow.messaging.protocols import Deliveries, Publisher, Subscriber
+
+__all__ = ("Reader",)
+
+log = EventLogger("eventflow.router")
+
+RECEIVE = 500
+"""Deliveries that are asked for at once."""
+
+SLICE_S = 0.005
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+
+_SHOWN = 80
+
+
+class Reader:
+    """Reads one topic through one subscriber, for the handlers that are bound to it there.
+
+    Attributes:
+        subscriber: How it reads.
+        topic: What it reads.
+        dead_letters: Where its dead letters go.
+        state: ``starting``, ``running``, ``reconnecting``, ``failed`` or ``stopped``.
+        reason: Why it is not running.
+        first: Done when it has subscribed, or can't.
+    """
+
+    def __init__(self, subscriber: Subscriber, topic: str, scope: Scope) -> None:
+        self.subscriber = subscriber
+        self.topic = topic
+        self.features: Features = subscriber.features
+        self.dead_letters: Publisher = subscriber.publisher()
+        self.state = "starting"
+        self.reason = ""
+        self.first: asyncio.Future[None] = scope.loop.create_future()
+        self._scope = scope
+        self._codec: Codec = JsonCodec()
+        self._by_name: dict[str, tuple[Runner, type[Event]]] = {}
+        self._raw: Runner | None = None
+        self._deliveries: Deliveries | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._receives = False
+        self._leave: asyncio.Future[None] = scope.loop.create_future()
+
+    # What is bound to it
+
+    @property
+    def runners(self) -> set[Runner]:
+        """The handlers it reads for."""
+        bound = {runner for runner, _ in self._by_name.values()}
+        return bound if self._raw is None else {self._raw}
+
+    def bind(self, runner: Runner) -> None:
+        """Let a handler have what it is bound to."""
+        if runner.binding.takes_message:
+            self._raw = runner
+        for event in runner.binding.events:
+            if event.topic == self.topic:
+                self._by_name[event_name(event)] = (runner, event)
+        then = runner.binding.dead_letters
+        if then.publisher is not None:
+            self.dead_letters = then.publisher
+        runner.readers.append(self)
+
+    def unbind(self, runner: Runner) -> None:
+        """Forget a handler that was stopped."""
+        self._by_name = {n: b for n, b in self._by_name.items() if b[0] is not runner}
+        if self._raw is runner:
+            self._raw = None
+
+    # Reading
+
+    def start(self) -> None:
+        """Subscribe, in a task of its own."""
+        self._task = self._scope.supervisor.spawn(self._run(), f"read:{self.topic}")
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT_S
+        try:
+            while True:
+                problem: BaseException
+                try:
+                    await self._subscribe()
+                    return
+                except Exception as exc:  # noqa: BLE001 - judged below
+                    problem = exc
+                if self._is_ending:
+                    return
+                self.reason = shown(problem)
+                was_running = self.state == "running"
+                retriable = not isinstance(problem, EventFlowError) or problem.retriable
+                self.state = "reconnecting" if retriable else "failed"
+                if not self.first.done():
+                    self.first.set_exception(problem)
+                    self.first.exception()  # raised by whoever waits
+                log.error(
+                    "eventflow.subscription_failed",
+                    error=problem,
+                    router=self._scope.name,
+                    topic=self.topic,
+                    retried_in_s=round(wait, 3) if retriable else None,
+                )
+                if not retriable:
+                    return
+                if was_running:
+                    wait = FIRST_WAIT_S
+                await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
+                wait = min(wait * 2, LONGEST_WAIT_S)
+        finally:
+            if self._is_ending:
+                self.state = "stopped"
+            if not self.first.done():
+                self.first.cancel()
+
+    async def _subscribe(self) -> None:
+        runners = self.runners
+        for runner in runners:
+            await self._prepare_dead_letters(runner)
+        bounds = [r.options.max_in_flight for r in runners if r.options.max_in_flight]
+        async with self.subscriber.subscribe(
+            self.topic, max_in_flight=sum(bounds) if len(bounds) == len(runners) else None
+        ) as deliveries:
+            self._deliveries = deliveries
+            self.state, self.reason = "running", ""
+            if not self.first.done():
+                self.first.set_result(None)
+            self.adjust()
+            try:
+                await self._receive(deliveries)
+                # What is in the handlers' hands is settled before the subscription is left.
+                await asyncio.shield(self._leave)
+            finally:
+                self._deliveries = None
+
+    async def _prepare_dead_letters(self, runner: Runner) -> None:
+        """Find out now, and not when something has failed, whether dead letters can be stored."""
+        if isinstance(runner.options.on_failure.then, Log):
+            return
+        ours, theirs = self.features.max_payload_bytes, self.dead_letters.features.max_payload_bytes
+        if theirs is not None and (ours is None or theirs < ours):
+            raise ConfigurationError(
+                f"dead letters of {self.topic!r} can be too large for where they go: it takes "
+                f"{theirs:,} bytes, and the topic's messages may have "
+                f"{'any number' if ours is None else f'{ours:,}'}"
+            )
+        await self.dead_letters.prepare(runner.binding.dead_letters.topic_for(self.topic))
+
+    async def _receive(self, deliveries: Deliveries) -> None:
+        loop = self._scope.loop
+        task = asyncio.current_task()
+        assert task is not None
+        while not self._is_ending:
+            self._receives = True
+            try:
+                batch = await deliveries.receive(RECEIVE)
+            except asyncio.CancelledError:
+                if not self._is_ending or task.uncancel():
+                    raise
+                return
+            finally:
+                self._receives = False
+            if not batch:
+                if self._is_ending:
+                    return
+                # The broker was closed under the router: nothing more will come.
+                self.state, self.reason = "failed", "the broker was closed"
+                return
+            slice_end = loop.time() + SLICE_S
+            for delivery in batch:
+                if self._is_ending:
+                    return  # the rest is given back with the subscription
+                self._dispatch(delivery)
+                if loop.time() >= slice_end:
+                    await asyncio.sleep(0)
+                    slice_end = loop.time() + SLICE_S
+            await asyncio.sleep(0)
+
+    def _dispatch(self, delivery: Delivery) -> None:
+        raw = self._raw
+        if raw is not None:
+            stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
+            raw.offer(delivery, Received(delivery, stand_in), self)
+            return
+        name = delivery.message.metadata.get(meta.NAME)
+        bound = self._by_name.get(name) if name is not None else self._only()
+        if bound is None:
+            self._unknown(delivery, name or "")
+            return
+        runner, event_class = bound
+        message = delivery.message
+        try:
+            event = self._codec.decode(
+                event_class,
+                message.payload,
+                event_id=message.id,
+                occurred_at=meta.read_time(message.metadata, meta.OCCURRED_AT),
+            )
+        except EventDecodeError as exc:
+            runner.refuse(delivery, exc, self)
+            return
+        except Exception as exc:  # noqa: BLE001 - a codec's own
+            runner.refuse(delivery, exc, self)
+            return
+        runner.offer(delivery, received(delivery, event), self)
+
+    def _only(self) -> tuple[Runner, type[Event]] | None:
+        """The class that a message without a name is of: the only one there is."""
+        if len(self._by_name) == 1:
+            return next(iter(self._by_name.values()))
+        return None
+
+    def _unknown(self, delivery: Delivery, name: str) -> None:
+        runners = sorted(self.runners, key=lambda runner: runner.name)
+        if not runners:
+            return  # its handlers were stopped; it is given back with the subscription
+        skipping = [runner for runner in runners if runner.options.unknown == "skip"]
+        if skipping:
+            skipping[0].skip(delivery)
+            return
+        shown_name = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+        known = ", ".join(sorted(self._by_name))
+        runners[0].refuse(
+            delivery,
+            UnknownEventError(
+                f"no class bound to topic {self.topic!r} here goes by the name {shown_name!r}; "
+                f"known are: {known}. Where others' events are to be passed over, say "
+                'unknown="skip"',
+                topic=self.topic,
+                message_id=delivery.message.id,
+                name=shown_name,
+            ),
+            self,
+        )
+
+    # Pausing and stopping
+
+    def adjust(self) -> None:
+        """Receive, or don't, as the handlers say: one that is paused pauses the topic."""
+        deliveries = self._deliveries
+        if deliveries is not None:
+            if any(runner.is_paused for runner in self.runners):
+                deliveries.pause()
+            else:
+                deliveries.resume()
+
+    def stop_receiving(self) -> None:
+        """Take nothing in any more; what was received stays until `leave`."""
+        self._is_ending = True
+        task = self._task
+        if task is not None and not task.done() and (self._receives or self._deliveries is None):
+            task.cancel()
+
+    def leave(self) -> asyncio.Task[None] | None:
+        """Leave the subscription; returns the task that does it."""
+        self.stop_receiving()
+        if not self._leave.done():
+            self._leave.set_result(None)
+        return self._task
+
+    async def lag(self) -> int:
+        """What the group has not settled; 0 where that can't be told."""
+        with suppress(EventFlowError):
+            if self.features.lag:
+                return await self.subscriber.lag(self.topic)
+        return 0

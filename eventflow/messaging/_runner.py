@@ -1,0 +1,619 @@
+"""A handler that runs: what waits for it, its workers, and the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from eventflow._cause import Undecoded
+from eventflow._log import EventLogger, shown
+from eventflow.errors import ResourceError, TooManyDeliveriesError
+from eventflow.failure import CallOnFailure, Log
+from eventflow.lifecycle.callables import is_async
+from eventflow.lifecycle.lanes import Lanes
+from eventflow.messaging._burial import Burial
+from eventflow.messaging._job import Job
+from eventflow.messaging._outputs import Outputs
+from eventflow.messaging._worker import Worker
+from eventflow.messaging.codec import Received
+from eventflow.messaging.settlement import SettlementState
+from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from eventflow.messaging._binding import Binding
+    from eventflow.messaging._reader import Reader
+    from eventflow.messaging._scope import Scope
+    from eventflow.messaging.delivery import Delivery
+
+__all__ = ("Runner",)
+
+log = EventLogger("eventflow.router")
+
+THROUGH_BROKER_S = 1.0
+"""Waits before a retry from this on go through the broker, with ``order="relaxed"``."""
+
+LADDER_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
+"""Waits that brokers are asked for: few, because some need a queue for each."""
+
+_PENDING = SettlementState.PENDING
+
+
+class Runner:
+    """Runs one handler of a router, between entering and leaving that.
+
+    Attributes:
+        name: Name of the handler.
+        bus: Name of the router, as log lines have it.
+        timeout: Seconds an attempt may take.
+        readers: Where its messages come from.
+        is_stopping: It starts nothing more.
+    """
+
+    def __init__(self, binding: Binding, scope: Scope) -> None:
+        self.binding = binding
+        self.options = binding.options
+        self.scope = scope
+        self.name = binding.name
+        self.bus = scope.name
+        self.timeout = binding.options.timeout
+        self.timer_context = contextvars.Context()
+        self.readers: list[Reader] = []
+        self.is_stopping = False
+        self.ready: asyncio.Future[None] = scope.loop.create_future()
+        self._resource: tuple[object, ...] = ()
+        self._workers: dict[Worker, asyncio.Task[None]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._leave: asyncio.Future[None] = scope.loop.create_future()
+        self._outputs = Outputs(binding)
+        self._own: dict[object, Any] = {}
+        self._burials: dict[asyncio.Task[None], Burial] = {}
+        # What waits: jobs that may start, those behind others in their lane, those before a retry.
+        self._queue: deque[Job] = deque()
+        self._lanes: Lanes = Lanes()
+        self._due: deque[Job] = deque()
+        self._waiting: set[Job] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle_watchers: list[asyncio.Future[None]] = []
+        self._pauses: dict[object, str] = {}
+        self._admitted: int | None = None
+        # Counts
+        self.offered = self.handled = self.failed = self.skipped = 0
+        self.cancelled = self.released = self.abandoned = self.in_flight = 0
+        self.dead_lettered = self.timed_out = self.undecodable = 0
+        self.retried = self.redelivered = self.restarts = 0
+
+    # Starting
+
+    def start(self) -> None:
+        """Open the resource, where there is one, then start the workers."""
+        if self.options.resources is None:
+            self._start_workers()
+        else:
+            self._keeper = self.scope.supervisor.spawn(
+                self._keep(self.options.resources), f"{self.name}:resources"
+            )
+
+    def _start_workers(self) -> None:
+        if not self.is_stopping:
+            for _ in range(self.options.concurrency):
+                self._start_worker()
+        self.ready.set_result(None)
+
+    async def _keep(self, resources: Callable[[], Any]) -> None:
+        """Hold the resource open. Entered and left in one task, as cancel scopes need it."""
+        try:
+            async with resources() as value:
+                self._resource = (value,)
+                self._start_workers()
+                await asyncio.shield(self._leave)
+        except BaseException as exc:
+            if not self.ready.done():
+                error = ResourceError(
+                    f"the resource of handler {self.name!r} could not be opened: {shown(exc)}",
+                    subscription=self.name,
+                )
+                error.__cause__ = exc
+                self.ready.set_exception(error)
+                self.ready.exception()  # reported: by the router, or by wait_running()
+            if not isinstance(exc, asyncio.CancelledError):
+                log.error(
+                    "eventflow.resource_failed", error=exc, router=self.bus, subscription=self.name
+                )
+            elif not self._leave.done():
+                raise
+
+    def _start_worker(self) -> None:
+        worker = Worker(self)
+        task = self.scope.supervisor.spawn(worker.run(), self.name, worker.context)
+        self._workers[worker] = task
+        task.add_done_callback(
+            lambda task: self._worker_ended(worker, task),
+            context=self.scope.supervisor.copy_context(),
+        )
+        if self.is_stopping:
+            task.cancel()
+
+    def replace(self, worker: Worker) -> None:
+        """Let a worker with a fresh context go on."""
+        self._workers.pop(worker, None)
+        self._start_worker()
+
+    def _worker_ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if worker.replaced:
+            return
+        self._workers.pop(worker, None)
+        if self.is_stopping or self.scope.loop.is_closed():
+            return
+        self.restarts += 1
+        log.error(
+            "eventflow.worker_restarted", error=error, router=self.bus, subscription=self.name
+        )
+        self._start_worker()
+
+    def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
+        """How a worker runs one attempt: middlewares, the handler, and what it gives."""
+        handler, resource = self.binding.handler, self._resource
+        takes_message = self.binding.takes_message
+        call: Callable[[Delivery], Awaitable[Any]]
+        if is_async(handler):
+            if takes_message:
+                call = lambda delivery: handler(delivery.message, *resource)  # noqa: E731
+            else:
+                call = lambda delivery: handler(delivery.event, *resource)  # noqa: E731
+        else:
+            call = lambda delivery: worker.call_in_thread(  # noqa: E731
+                handler, delivery.message if takes_message else delivery.event, *resource
+            )
+        for middleware in reversed(self.scope.middlewares_for(self)):
+            call = _around(middleware, call)
+        outputs = self._outputs
+        if not outputs.are_looked_at:
+            return lambda job: call(job.delivery)
+
+        async def call_and_publish(job: Job) -> None:
+            given = await call(job.delivery)
+            if given is not None:
+                await outputs.publish(given, job)
+
+        return call_and_publish
+
+    def own(self, middleware: Any) -> Any:
+        """The middleware that one with ``for_handler`` gives for this handler; made once."""
+        found = self._own.get(middleware)
+        if found is None:
+            found = self._own[middleware] = middleware.for_handler(self)
+        return found
+
+    # Taking in
+
+    def offer(self, delivery: Delivery, item: Received, reader: Reader) -> None:
+        """Take a message in, behind what is there."""
+        self.offered += 1
+        if delivery.deliveries is not None and delivery.deliveries > 1:
+            self.redelivered += 1
+            if delivery.deliveries > self.options.max_deliveries:
+                self._refuse_delivered_too_often(delivery, item, reader)
+                return
+        job = Job(delivery, item, reader)
+        options = self.options
+        if options.order_key is not None:
+            try:
+                job.lane = options.order_key(item.event)
+                job.has_lane = True
+                parked = self._lanes.start(job.lane, job)
+            except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
+                job.has_lane = False
+                self._bury_unstarted(job, exc)
+                return
+        elif options.order == "relaxed":
+            parked = None
+        elif delivery.lane is not None or options.concurrency == 1:
+            job.lane, job.has_lane = (reader, delivery.lane), True
+            parked = self._lanes.start(job.lane, job)
+        else:
+            parked = None
+        if parked is None:
+            self._queue.append(job)
+            self._wake()
+
+    def refuse(self, delivery: Delivery, error: BaseException, reader: Reader) -> None:
+        """Take in a message that no handler can get: it ends as a dead letter, at once."""
+        self.offered += 1
+        stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
+        self._bury_unstarted(Job(delivery, Received(delivery, stand_in), reader), error)
+
+    def skip(self, delivery: Delivery) -> None:
+        """Ack a message that is meant for others."""
+        self.offered += 1
+        self.skipped += 1
+        delivery.ack()
+
+    def _refuse_delivered_too_often(
+        self, delivery: Delivery, item: Received, reader: Reader
+    ) -> None:
+        error = TooManyDeliveriesError(
+            f"message {delivery.message.id!r} was delivered {delivery.deliveries} times, more than "
+            f"max_deliveries={self.options.max_deliveries}: perhaps it crashes its readers",
+            message_id=delivery.message.id,
+            deliveries=delivery.deliveries or 0,
+        )
+        self._bury_unstarted(Job(delivery, item, reader), error)
+
+    def _bury_unstarted(self, job: Job, error: BaseException) -> None:
+        self.in_flight += 1
+        self._give_up(job, error, attempts=job.delivery.failures, timed_out=False, unstarted=True)
+
+    # Giving out
+
+    def take(self) -> Job | None:
+        """The next job to start; ``None`` if there is none, or the handler is paused."""
+        if self._pauses and not self._may_probe():
+            return None
+        while True:
+            if self._due:
+                return self._due.popleft()
+            if self._queue:
+                job = self._queue.popleft()
+            else:
+                ready = self._lanes.next_ready()
+                if ready is None:
+                    return None
+                job = ready[1]
+            if job.delivery.state is _PENDING:
+                self.in_flight += 1
+                return job
+            # Its subscription broke, so it was given back; or a middleware has settled it.
+            self.released += 1
+            self._leave_lane(job)
+
+    def _may_probe(self) -> bool:
+        if not self._admitted:
+            return False
+        self._admitted -= 1
+        return True
+
+    async def wait_for_job(self) -> None:
+        """Wait until there may be a job."""
+        if self.is_stopping:
+            raise asyncio.CancelledError  # the handler took back the stop's cancellation
+        future = self.scope.loop.create_future()
+        self._idle.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._wake()  # the job that woke us is for another worker
+            raise
+        finally:
+            with suppress(ValueError):
+                self._idle.remove(future)
+
+    def _wake(self) -> None:
+        while self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    # How a job ends
+
+    def succeeded(self, job: Job) -> None:
+        """The handler returned, and what it gave is confirmed."""
+        if job.delivery.ack():
+            self.handled += 1
+        else:
+            # It was nacked by hand, or was given back meanwhile: it comes again.
+            self.released += 1
+        self._end(job)
+
+    def failed_attempt(self, job: Job, error: BaseException, *, timed_out: bool) -> None:
+        """Try again, now, later or through the broker; or give up."""
+        retry = self.options.on_failure.retry
+        delay = None if retry is None else retry.delay(error, job.number)
+        if job.first_failed_at is None:
+            job.first_failed_at = datetime.now(UTC)
+        if delay is None:
+            self._give_up(job, error, attempts=job.number, timed_out=timed_out)
+            return
+        self.retried += 1
+        log.info(
+            "eventflow.handler_retried",
+            router=self.bus,
+            subscription=self.name,
+            topic=job.delivery.topic,
+            event_id=job.delivery.message.id,
+            attempt=job.number,
+            reason=shown(error),
+            delay_s=round(delay, 3),
+        )
+        job.number += 1
+        features = job.reader.features
+        if (
+            self.options.order == "relaxed"
+            and delay >= THROUGH_BROKER_S
+            and features.nack_delay
+            and features.recorded_failures
+        ):
+            self._give_back(job, delay=next((s for s in LADDER_S if s >= delay), delay))
+        elif self.is_stopping and features.persistent:
+            self._give_back(job)
+        else:
+            self._waiting.add(job)
+            job.timer = self.scope.loop.call_later(
+                delay, self._retry, job, context=self.timer_context
+            )
+
+    def _retry(self, job: Job) -> None:
+        self._waiting.discard(job)
+        job.timer = None
+        if job.delivery.state is not _PENDING:
+            self.released += 1
+            self._end(job)
+            return
+        self._due.append(job)
+        self._wake()
+
+    def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
+        """Have it delivered again, with the failures so far where the broker can keep them."""
+        failures = job.number - 1
+        if failures > job.delivery.failures and job.reader.features.recorded_failures:
+            job.delivery.nack(delay=delay, failures=failures)
+        self.released += 1
+        self._end(job)
+
+    def _give_up(
+        self,
+        job: Job,
+        error: BaseException,
+        *,
+        attempts: int,
+        timed_out: bool,
+        unstarted: bool = False,
+    ) -> None:
+        facts = {
+            "router": self.bus,
+            "subscription": self.name,
+            "event_id": job.delivery.message.id,
+            "topic": job.delivery.topic,
+            "attempts": attempts,
+        }
+        if unstarted:
+            log.error("eventflow.message_refused", error=error, **facts)
+        else:
+            log.error("eventflow.handler_failed", error=error, **facts)
+        then = self.options.on_failure.then
+        if isinstance(then, Log):
+            self._gave_up(job, timed_out=timed_out, unstarted=unstarted)
+            return
+        callback = then.callback if isinstance(then, CallOnFailure) and not unstarted else None
+        burial = Burial(self, job, error, attempts, callback)
+        burial.timed_out, burial.unstarted = timed_out, unstarted
+        task = self.scope.supervisor.spawn(burial.run(), f"{self.name}:burial")
+        self._burials[task] = burial
+        task.add_done_callback(self._buried, context=self.scope.supervisor.copy_context())
+
+    def _buried(self, task: asyncio.Task[None]) -> None:
+        burial = self._burials.pop(task)
+        self.resume(burial)
+        if burial.is_done:
+            self._gave_up(
+                burial.job,
+                dead_lettered=burial.callback is None,
+                timed_out=burial.timed_out,
+                unstarted=burial.unstarted,
+            )
+        else:
+            self.released += 1
+            self._end(burial.job)
+
+    def _gave_up(
+        self, job: Job, *, timed_out: bool, unstarted: bool, dead_lettered: bool = False
+    ) -> None:
+        if job.delivery.ack():
+            self.failed += 1
+            self.dead_lettered += dead_lettered
+            self.timed_out += timed_out
+            self.undecodable += unstarted
+        else:
+            self.released += 1
+        self._end(job)
+
+    def cut(self, job: Job) -> None:
+        """A stop cut its attempt: it comes again."""
+        self.cancelled += 1
+        log.warning(
+            "eventflow.handler_cancelled",
+            router=self.bus,
+            subscription=self.name,
+            topic=job.delivery.topic,
+            event_id=job.delivery.message.id,
+        )
+        self._end(job)
+
+    def _end(self, job: Job) -> None:
+        self.in_flight -= 1
+        self._leave_lane(job)
+        if self._idle_watchers and self.is_idle:
+            for watcher in self._idle_watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._idle_watchers.clear()
+
+    def _leave_lane(self, job: Job) -> None:
+        if job.has_lane:
+            job.has_lane = False
+            if self._lanes.release(job.lane):
+                self._wake()
+
+    # Pausing
+
+    def pause(self, by: object, reason: str) -> None:
+        """Start nothing more, and receive nothing more, until whoever paused it resumes it."""
+        self._pauses[by] = reason
+        self._admitted = None
+        for reader in self.readers:
+            reader.adjust()
+
+    def resume(self, by: object) -> None:
+        """Go on, unless somebody else paused it too."""
+        if self._pauses.pop(by, None) is None or self._pauses:
+            return
+        self._admitted = None
+        for reader in self.readers:
+            reader.adjust()
+        for _ in range(self.options.concurrency):
+            self._wake()
+
+    def probe(self, count: int = 1) -> None:
+        """While paused, start this many more jobs."""
+        self._admitted = count
+        for _ in range(count):
+            self._wake()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it starts nothing."""
+        return bool(self._pauses)
+
+    # Looking at it
+
+    @property
+    def buffered(self) -> int:
+        """Messages that wait for their first attempt here."""
+        return len(self._queue) + len(self._lanes)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.in_flight and not self.buffered
+
+    def watch_idle(self) -> asyncio.Future[None]:
+        """Done when the handler may have become idle."""
+        watcher = self.scope.loop.create_future()
+        self._idle_watchers.append(watcher)
+        return watcher
+
+    def statistics(self) -> HandlerStatistics:
+        """The counts, now."""
+        return HandlerStatistics(
+            name=self.name,
+            offered=self.offered,
+            handled=self.handled,
+            failed=self.failed,
+            skipped=self.skipped,
+            cancelled=self.cancelled,
+            released=self.released,
+            abandoned=self.abandoned,
+            buffered=self.buffered,
+            in_flight=self.in_flight,
+            dead_lettered=self.dead_lettered,
+            timed_out=self.timed_out,
+            undecodable=self.undecodable,
+            retried=self.retried,
+            redelivered=self.redelivered,
+            restarts=self.restarts,
+        )
+
+    def health(self) -> HandlerHealth:
+        """How it is."""
+        state, reason = "running", ""
+        if self.is_stopping:
+            state = "stopping" if self._workers or self.in_flight else "stopped"
+        elif not self.ready.done():
+            state = "starting"
+        elif self.ready.exception() is not None:
+            state, reason = "failed", str(self.ready.exception())
+        elif stalls := [why for by, why in self._pauses.items() if isinstance(by, Burial)]:
+            state, reason = "stalled", stalls[0]
+        else:
+            for reader in self.readers:
+                if reader.state != "running":
+                    state, reason = reader.state, reader.reason
+                    break
+            else:
+                if self._pauses:
+                    state, reason = "paused", next(iter(self._pauses.values()))
+        return HandlerHealth(name=self.name, state=state, reason=reason)
+
+    # Stopping
+
+    @property
+    def tasks(self) -> Iterable[asyncio.Task[None]]:
+        """The workers' tasks."""
+        return self._workers.values()
+
+    @property
+    def burials(self) -> Iterable[asyncio.Task[None]]:
+        """Tasks that store dead letters."""
+        return tuple(self._burials)
+
+    def stop_starting(self) -> None:
+        """Start nothing more: what waits is given back."""
+        for job in (*self._queue, *self._lanes.clear()):
+            job.has_lane = False  # the lanes of those that run are released by them
+            self.released += 1
+        self._queue.clear()
+        for job in (*self._due, *self._waiting):
+            if job.timer is not None:
+                job.timer.cancel()
+                job.timer = None
+            self._give_back(job)
+        self._due.clear()
+        self._waiting.clear()
+        self._leave_idle()
+
+    def _leave_idle(self) -> None:
+        if self._idle_watchers and self.is_idle:
+            for watcher in self._idle_watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._idle_watchers.clear()
+
+    def close(self) -> None:
+        """From here on, a worker that ends is not replaced."""
+        self.is_stopping = True
+        if not self.ready.done() and self._keeper is not None:
+            self._keeper.cancel()
+
+    def give_up(self, pending: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+        """Abandon the workers that refused to end; let the resource go.
+
+        Returns the tasks that will end after all: they only waited for their thread.
+        """
+        ending: set[asyncio.Task[Any]] = set()
+        for worker, task in tuple(self._workers.items()):
+            if task not in pending or worker.abandoned:
+                continue
+            job = worker.job
+            worker.abandon()
+            if job is not None:
+                self.abandoned += 1
+                self._end(job)
+            self.scope.note_abandoned(task, None if job is None else job.delivery)
+            if worker.thread is not None:
+                task.cancel()
+                ending.add(task)
+        return ending
+
+    def let_go(self) -> asyncio.Task[None] | None:
+        """Let the resource close; returns the task that does it."""
+        if not self._leave.done():
+            self._leave.set_result(None)
+        return self._keeper if self._keeper is not None and not self._keeper.done() else None
+
+
+def _around(
+    middleware: Any, inner: Callable[[Delivery], Awaitable[Any]]
+) -> Callable[[Delivery], Awaitable[Any]]:
+    def call(delivery: Delivery) -> Awaitable[Any]:
+        found: Awaitable[Any] = middleware(delivery, inner)
+        return found
+
+    return call

@@ -1,0 +1,284 @@
+"""What exists of a router between entering and leaving it, and how that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from eventflow._log import EventLogger, flush_repeats
+from eventflow.errors import InvalidOptionError
+from eventflow.events import event_name
+from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
+from eventflow.lifecycle.threads import ThreadRunner
+from eventflow.messaging._reader import Reader
+from eventflow.messaging._runner import Runner
+from eventflow.messaging.statistics import RouterHealth, RouterStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from eventflow.messaging._binding import Binding
+    from eventflow.messaging.delivery import Delivery
+    from eventflow.messaging.middleware.protocol import Middleware
+    from eventflow.messaging.protocols import Subscriber
+
+__all__ = ("Scope",)
+
+log = EventLogger("eventflow.router")
+
+FLUSH_S = 1.0
+"""Longest wait for subscriptions to flush their acks, beyond what is left of the stop's time."""
+
+
+class Scope:
+    """One stay inside a router: its handlers, subscriptions, threads and supervisor.
+
+    Attributes:
+        name: Name of the router.
+        state: ``open``; ``closing`` while handlers finish; ``closed``.
+        loop: The event loop.
+        cancel_grace: Seconds between a handler's first and second cancellation.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        drain_timeout: float,
+        cancel_grace: float,
+        max_threads: int,
+        middlewares: Sequence[Middleware],
+    ) -> None:
+        self.name = name
+        self.pid = os.getpid()
+        self.drain_timeout = drain_timeout
+        self.cancel_grace = cancel_grace
+        self.loop = asyncio.get_running_loop()
+        self.state = "open"
+        self.threads = ThreadRunner(self.loop, limit=max_threads, name=name)
+        self.supervisor = Supervisor(name, on_stop=self._stop)
+        self.runners: dict[str, Runner] = {}
+        self._readers: dict[tuple[Subscriber, str], Reader] = {}
+        self._middlewares = tuple(middlewares)
+        self._abandoned: list[str] = []
+        self._drain_until: float | None = None
+
+    # Handlers
+
+    def middlewares_for(self, runner: Runner) -> list[Any]:
+        """What is put around a handler, outermost first."""
+        around: list[Any] = []
+        for middleware in (*self._middlewares, *runner.options.middlewares):
+            for_handler = getattr(middleware, "for_handler", None)
+            around.append(middleware if for_handler is None else runner.own(middleware))
+        return around
+
+    def add(self, bindings: Iterable[Binding]) -> list[Reader]:
+        """Start handlers; those that are bound to the same place share a subscription."""
+        readers: dict[Reader, None] = {}
+        for binding in bindings:
+            runner = Runner(binding, self)
+            self.runners[binding.name] = runner
+            for topic in binding.topics:
+                place = (binding.subscriber, topic)
+                reader = self._readers.get(place)
+                if reader is None:
+                    reader = self._readers[place] = Reader(binding.subscriber, topic, self)
+                    readers[reader] = None
+                reader.bind(runner)
+            runner.start()
+        for reader in readers:
+            reader.start()
+        return [*readers]
+
+    async def wait_running(self) -> None:
+        """Wait until every handler receives.
+
+        Raises:
+            EventFlowError: One can't; of several the first.
+        """
+        for runner in tuple(self.runners.values()):
+            await asyncio.shield(runner.ready)
+        for reader in tuple(self._readers.values()):
+            await asyncio.shield(reader.first)
+
+    # The end
+
+    async def _stop(self) -> None:
+        """Runs in the supervisor; again, without draining, if it is cancelled itself."""
+        if self._drain_until is None:
+            self.state = "closing"
+            self._drain_until = self.loop.time() + self.drain_timeout
+        runners = tuple(self.runners.values())
+        await self._drain(runners, self._drain_until)
+        until = self.loop.time() + self.cancel_grace
+        await self.end(runners, until=until)
+        await self._leave_subscriptions(tuple(self._readers.values()), until)
+        rest = {task for task in self.supervisor.tasks if not self._is_given_up(task)}
+        for task in await cancel_and_wait(rest, grace=LAST_WAIT_S):
+            self.note_abandoned(task, None)
+        if stuck := self.threads.close():
+            self._abandoned += [f"thread {name}" for name in stuck]
+            log.error("eventflow.threads_abandoned", router=self.name, threads=list(stuck))
+        self.state = "closed"
+        flush_repeats()
+
+    def _is_given_up(self, task: asyncio.Task[Any]) -> bool:
+        return any(task in runner.tasks for runner in self.runners.values())
+
+    async def _drain(self, runners: Sequence[Runner], until: float) -> None:
+        """Take nothing in any more, and let handlers finish what they have begun.
+
+        Where the messages would not outlive the process, those that wait are handled too.
+        """
+        lasting = [r for r in self._readers.values() if r.features.persistent]
+        passing = [r for r in self._readers.values() if not r.features.persistent]
+        for reader in lasting:
+            reader.stop_receiving()
+        for runner in runners:
+            if all(reader.features.persistent for reader in runner.readers):
+                runner.stop_starting()
+        while passing and not self._is_cut(until):
+            await self._wait_idle(runners, until)
+            lags = [await reader.lag() for reader in passing]
+            if not any(lags) and all(runner.is_idle for runner in runners):
+                break
+            if all(runner.is_idle for runner in runners):
+                # Waiting at the broker: not delivered yet, delayed, or meant for nobody.
+                await self._wait_a_little(until)
+        for reader in passing:
+            reader.stop_receiving()
+        await self._wait_idle(runners, until)
+        for runner in runners:
+            runner.stop_starting()
+
+    def _is_cut(self, until: float) -> bool:
+        return self.supervisor.aborting.done() or self.loop.time() >= until
+
+    async def _wait_a_little(self, until: float) -> None:
+        left = min(0.05, until - self.loop.time())
+        if left > 0:
+            await asyncio.wait({self.supervisor.aborting}, timeout=left)
+
+    async def _wait_idle(self, runners: Sequence[Runner], until: float) -> None:
+        """Until the handlers are idle, the deadline, or an abort."""
+        aborting = self.supervisor.aborting
+        for runner in runners:
+            while not runner.is_idle and not self._is_cut(until):
+                await asyncio.wait(
+                    {runner.watch_idle(), aborting},
+                    timeout=until - self.loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+
+    async def end(self, runners: Sequence[Runner], *, until: float) -> None:
+        """Cancel what still runs, and let resources go."""
+        for runner in runners:
+            runner.stop_starting()
+            runner.close()
+        burials = {task for runner in runners for task in runner.burials}
+        workers = {task for runner in runners for task in runner.tasks}
+        pending = await cancel_and_wait(
+            workers | burials,
+            grace=self.cancel_grace,
+            spare_cancelled=self.supervisor.cancelled,
+        )
+        ending: set[asyncio.Task[Any]] = set()
+        for runner in runners:
+            ending |= runner.give_up(pending)
+        if ending:
+            await asyncio.wait(ending, timeout=LAST_WAIT_S)
+        keepers = {task for runner in runners if (task := runner.let_go()) is not None}
+        if keepers:
+            left = max(until - self.loop.time(), LAST_WAIT_S)
+            await asyncio.wait(keepers, timeout=left)
+
+    async def _leave_subscriptions(self, readers: Sequence[Reader], until: float) -> None:
+        leaving = {task for reader in readers if (task := reader.leave()) is not None}
+        if leaving:
+            left = max(until - self.loop.time(), FLUSH_S)
+            await asyncio.wait(leaving, timeout=left)
+
+    async def stop_handler(self, name: str) -> None:
+        """Stop one handler, and nothing that it does not own."""
+        runner = self.runners[name]
+        until = self.loop.time() + self.drain_timeout
+        alone = [reader for reader in runner.readers if reader.runners == {runner}]
+        for reader in alone:
+            reader.stop_receiving()
+        runner.stop_starting()
+        await self._wait_idle((runner,), until)
+        until = self.loop.time() + self.cancel_grace
+        await self.end((runner,), until=until)
+        await self._leave_subscriptions(alone, until)
+        for reader in runner.readers:
+            if reader in alone:
+                self._readers.pop((reader.subscriber, reader.topic), None)
+            else:
+                reader.unbind(runner)
+
+    def note_abandoned(self, task: asyncio.Task[Any], delivery: Delivery | None) -> None:
+        """Record, by name, what could not be stopped."""
+        name = f"task {task.get_name()}"
+        message_id = None if delivery is None else delivery.message.id
+        self._abandoned.append(name if delivery is None else f"{name} with message {message_id}")
+        log.error(
+            "eventflow.task_abandoned",
+            router=self.name,
+            task=task.get_name(),
+            event_id=message_id,
+            topic=None if delivery is None else delivery.topic,
+        )
+
+    # Looking at it
+
+    def statistics(self) -> RouterStatistics:
+        """The counts, now."""
+        return RouterStatistics(
+            name=self.name,
+            state=self.state,
+            handlers=tuple(runner.statistics() for runner in self.runners.values()),
+            abandoned=tuple(self._abandoned),
+        )
+
+    def health(self) -> RouterHealth:
+        """How it is."""
+        return RouterHealth(
+            name=self.name,
+            state=self.state,
+            handlers=tuple(runner.health() for runner in self.runners.values()),
+        )
+
+
+def check_places(bindings: Iterable[Binding]) -> None:
+    """Refuse handlers that would take messages from each other, or could not be told apart.
+
+    Raises:
+        InvalidOptionError: Two of them are bound to one class, or one of them to all messages,
+            through equal subscribers.
+    """
+    taken: dict[tuple[Subscriber, str], dict[str | None, str]] = {}
+    for binding in bindings:
+        for topic in binding.topics:
+            names = (
+                [None]
+                if binding.takes_message
+                else [event_name(event) for event in binding.events if event.topic == topic]
+            )
+            place = taken.setdefault((binding.subscriber, topic), {})
+            for name in names:
+                other = place.get(name) or (
+                    next(iter(place.values()))
+                    if place and (name is None or None in place)
+                    else None
+                )
+                if other is not None:
+                    raise InvalidOptionError(
+                        f"handlers {other!r} and {binding.name!r} would both get "
+                        f"{name or 'every message'} from topic {topic!r} in group "
+                        f"{binding.subscriber.group!r}, but each message of a group goes to one "
+                        "handler: give the second a subscriber with a group of its own",
+                        option="subscriber",
+                    )
+                place[name] = binding.name

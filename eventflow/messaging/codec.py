@@ -1,0 +1,112 @@
+"""Between events and messages: a codec for the body, and the metadata beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from eventflow._cause import Envelope
+from eventflow.events import Event, event_name
+from eventflow.messaging import metadata as meta
+from eventflow.messaging.message import Message
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from eventflow.messaging.delivery import Delivery
+
+__all__ = ("Codec", "JsonCodec", "Received", "message_of", "received")
+
+E = TypeVar("E", bound=Event)
+
+
+class Codec(Protocol):
+    """Bytes of an event, and back; the default is `JsonCodec`, which Watermill's services read."""
+
+    def encode(self, event: Event) -> bytes:
+        """Return the body of an event.
+
+        Raises:
+            EventEncodeError: It has none.
+        """
+        ...
+
+    def decode(
+        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: datetime | None
+    ) -> E:
+        """Return the event that a body stands for.
+
+        Args:
+            event_class: Class of the event; chosen by the metadata's ``name``, and only among
+                the classes bound to the reader.
+            body: The body.
+            event_id: Id of the message, which becomes the event's.
+            occurred_at: The event's time, where it came along.
+
+        Raises:
+            EventDecodeError: The body is not this event. Whatever else it raises is treated
+                like it.
+        """
+        ...
+
+
+class JsonCodec:
+    """The event's own JSON: `Event.to_json` and `Event.from_json`."""
+
+    __slots__ = ()
+
+    def encode(self, event: Event) -> bytes:
+        """Return the event's JSON."""
+        return event.to_json()
+
+    def decode(
+        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: datetime | None
+    ) -> E:
+        """Return the event that the JSON stands for."""
+        return event_class.from_json(body, event_id=event_id, occurred_at=occurred_at)
+
+
+class Received(Envelope):
+    """An event that came as a message, with its delivery."""
+
+    __slots__ = ("delivery",)
+
+    def __init__(self, delivery: Delivery, event: Event) -> None:
+        texts = delivery.message.metadata
+        self.event = event
+        self.delivery = delivery
+        self.correlation = meta.read_id(texts, meta.CORRELATION_ID)
+        self.causation = meta.read_id(texts, meta.CAUSATION_ID)
+        self.metadata = meta.custom(texts) or None
+
+
+def received(delivery: Delivery, event: Event) -> Received:
+    """Put a decoded event beside the delivery that it came with."""
+    delivery.event = event
+    return Received(delivery, event)
+
+
+def message_of(
+    event: Event, envelope: Envelope | None, codec: Codec, *, key: str | None = None
+) -> Message:
+    """Return the message that stands for an event.
+
+    Its id is the event's. Its metadata are Watermill's ``name`` and ``correlation_id``, the time
+    and the cause, and what `eventflow.publishing` added.
+    """
+    texts: dict[str, str] = {}
+    correlation: Event | str | None = None
+    causation: Event | str | None = None
+    if envelope is not None:
+        if envelope.metadata:
+            texts.update(envelope.metadata)
+        correlation, causation = envelope.correlation, envelope.causation
+    texts[meta.NAME] = event_name(event)
+    texts[meta.OCCURRED_AT] = meta.format_time(event.occurred_at)
+    texts[meta.CORRELATION_ID] = _id(correlation) or event.id
+    if causation is not None:
+        texts[meta.CAUSATION_ID] = _id(causation) or ""
+    return Message.received(event.id, codec.encode(event), texts, key=key)
+
+
+def _id(source: Event | str | None) -> str | None:
+    return source if source is None or isinstance(source, str) else source.id

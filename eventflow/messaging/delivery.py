@@ -1,0 +1,199 @@
+"""`Delivery`: a message that was received, and has to be settled."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from eventflow.errors import SettleError
+from eventflow.messaging.settlement import Settlement, SettlementState
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from eventflow.events import Event
+    from eventflow.messaging.features import Features
+    from eventflow.messaging.message import Message, NativeHeaders
+
+__all__ = ("Delivery", "Settler")
+
+_NO_COORDINATES: Mapping[str, str | int] = MappingProxyType({})
+_PENDING = SettlementState.PENDING
+
+
+class Settler(Protocol):
+    """What a backend implements to get decisions to its broker."""
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        ...
+
+    def settle(self, delivery: Delivery) -> None:
+        """Take a decision: ``delivery.settlement`` says which.
+
+        Called once for each delivery, in the event loop, in the order of the decisions. It
+        neither waits nor raises: it notes the decision down, has the broker told within 50 ms,
+        or when 500 are waiting, and then calls ``delivery.confirmed()`` or ``delivery.lost(…)``.
+        """
+        ...
+
+
+class Delivery:
+    """A message as a subscriber received it, once.
+
+    It has to be settled: acked once it was handled, nacked to get it again. The first decision
+    stands. What is not settled when the subscription is left is given back to the broker, which
+    delivers it again. Belongs to the event loop it was received in.
+
+    Attributes:
+        message: The message.
+        topic: Topic it came from.
+        headers: The broker's own headers as they came, all of them; empty where there are none.
+        deliveries: How often the broker has delivered it, this time included; ``None`` where
+            the backend can't tell. Giving it back at a stop does not count, where it can.
+        failures: Failures that were recorded with it by earlier deliveries.
+        lane: Deliveries with equal lanes are in the broker's order; ``None`` for no order.
+        coordinates: Where the broker keeps it: its partition and offset, for example.
+        event: The event, once a router has decoded it; else ``None``.
+    """
+
+    __slots__ = (
+        "_settlement",
+        "_settler",
+        "_watcher",
+        "coordinates",
+        "deliveries",
+        "event",
+        "failures",
+        "headers",
+        "lane",
+        "message",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        message: Message,
+        *,
+        topic: str,
+        settler: Settler,
+        headers: NativeHeaders = (),
+        deliveries: int | None = None,
+        failures: int = 0,
+        lane: Hashable | None = None,
+        coordinates: Mapping[str, str | int] = _NO_COORDINATES,
+    ) -> None:
+        self.message = message
+        self.topic = topic
+        self.headers = headers
+        self.deliveries = deliveries
+        self.failures = failures
+        self.lane = lane
+        self.coordinates = coordinates
+        self.event: Event | None = None
+        self._settler = settler
+        self._settlement = Settlement()
+        self._watcher: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        """Topic, id and state."""
+        return f"<Delivery of {self.message.id!r} from {self.topic!r}, {self.state.value}>"
+
+    @property
+    def state(self) -> SettlementState:
+        """What was decided about it."""
+        return self._settlement.state
+
+    @property
+    def settlement(self) -> Settlement:
+        """The decision in full; for backends, which read it and don't change it."""
+        return self._settlement
+
+    def ack(self) -> bool:
+        """Say that it was handled, so that the broker may forget it.
+
+        Local and at once: the broker is told within 50 ms, or with 500 others. What a crash
+        before that loses is only the ack: the message comes again. Acking twice is allowed.
+
+        Returns:
+            Whether it is acked now: ``False`` after a nack, or when it was given back.
+        """
+        decided = self._settlement.decide_ack()
+        if decided is None:
+            self._settler.settle(self)
+            return True
+        return decided
+
+    def nack(self, *, delay: float = 0.0, failures: int | None = None) -> bool:
+        """Say that it was not handled, so that it is delivered again: to anybody in the group.
+
+        Local and at once, as `ack`. Nacking twice is allowed; the first one's arguments stand.
+
+        Args:
+            delay: Seconds until then, 0 or more. Backends that can't wait declare it in
+                `Features.nack_delay`, and raise.
+            failures: Failures to record with it, for the next delivery's `failures`, where the
+                backend can keep them (`Features.recorded_failures`). ``None``: as it was.
+
+        Returns:
+            Whether it is nacked now: ``False`` after an ack, or when it was given back.
+
+        Raises:
+            ValueError: The delay is negative, or no finite number.
+            UnsupportedFeatureError: A delay that the backend can't keep.
+        """
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"a delay is a finite number of seconds, 0 or more, not {delay!r}")
+        if delay:
+            self._settler.features.require("nack_delay")
+        decided = self._settlement.decide_nack(delay=delay, failures=failures)
+        if decided is None:
+            self._settler.settle(self)
+            return True
+        return decided
+
+    async def settled(self) -> None:
+        """Wait until the broker has the ack or the nack.
+
+        Raises:
+            SettleError: It never will: the delivery was given back, or the link to the broker
+                was lost. The message comes again.
+        """
+        settlement = self._settlement
+        if not settlement.is_ended:
+            if self._watcher is None:
+                self._watcher = asyncio.get_running_loop().create_future()
+            # A future for all who wait; one who is cancelled must not cancel it for the others.
+            await asyncio.shield(self._watcher)
+        if settlement.error is not None:
+            raise settlement.error
+
+    # For backends
+
+    def confirmed(self) -> None:
+        """Tell those who wait that the broker has the decision; for backends."""
+        if self._settlement.confirm():
+            self._wake()
+
+    def lost(self, error: SettleError | None = None) -> None:
+        """The broker will not get the decision, or nobody made one; for backends.
+
+        Where nothing was decided yet, it is released: a later `ack` or `nack` gives ``False``.
+        """
+        why = error or SettleError(
+            f"message {self.message.id!r} was given back undecided; it comes again"
+            if self._settlement.state is _PENDING
+            else f"the broker did not get the decision about message {self.message.id!r}; "
+            "it comes again",
+            message_id=self.message.id,
+        )
+        if self._settlement.lose(why):
+            self._wake()
+
+    def _wake(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None and not watcher.done():
+            watcher.set_result(None)

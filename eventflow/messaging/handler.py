@@ -1,0 +1,96 @@
+"""`RouterHandler`: the handle of a handler that was added to a router."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from eventflow._cause import current_attempt
+from eventflow.errors import DeadlockError, RouterError
+from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
+
+if TYPE_CHECKING:
+    from eventflow.messaging._runner import Runner
+    from eventflow.messaging.router import Router
+
+__all__ = ("RouterHandler",)
+
+
+class RouterHandler:
+    """A handler of a router, to be paused, stopped and looked at."""
+
+    def __init__(self, router: Router, name: str) -> None:
+        self._router = router
+        self._name = name
+
+    def __repr__(self) -> str:
+        """Name and state."""
+        return f"<RouterHandler {self._name!r}, {self.health().state}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    def _runner(self) -> Runner:
+        runner = self._router.runner(self._name)
+        if runner is None:
+            raise RouterError(f"handler {self._name!r} does not run: its router is not entered")
+        return runner
+
+    def pause(self) -> None:
+        """Start and receive nothing more until `resume`; what runs goes on.
+
+        Handlers that read the same topic through the same group are not received for either.
+
+        Raises:
+            RouterError: It does not run.
+        """
+        self._runner().pause(self, "paused")
+
+    def resume(self) -> None:
+        """Go on. Does nothing if it was not paused.
+
+        Raises:
+            RouterError: It does not run.
+        """
+        self._runner().resume(self)
+
+    async def wait_running(self) -> None:
+        """Wait until it receives.
+
+        Raises:
+            RouterError: It does not run.
+            EventFlowError: It can't.
+        """
+        runner = self._runner()
+        await asyncio.shield(runner.ready)
+        for reader in tuple(runner.readers):
+            await asyncio.shield(reader.first)
+
+    async def aclose(self) -> None:
+        """Stop it, and no other; it can be added again afterwards.
+
+        It takes nothing in any more, finishes what it has begun, for at most the router's
+        ``drain_timeout``, and gives the rest back. Its publisher is left alone.
+
+        Raises:
+            DeadlockError: Called from itself.
+        """
+        attempt = current_attempt()
+        runner = self._router.runner(self._name)
+        if attempt is not None and attempt.lane is runner:
+            raise DeadlockError(f"handler {self._name!r} can't wait for its own end")
+        await self._router.stop_handler(self._name)
+
+    def statistics(self) -> HandlerStatistics:
+        """The counts, now."""
+        runner = self._router.runner(self._name)
+        return HandlerStatistics(name=self._name) if runner is None else runner.statistics()
+
+    def health(self) -> HandlerHealth:
+        """How it is."""
+        runner = self._router.runner(self._name)
+        if runner is None:
+            return HandlerHealth(name=self._name, state="stopped")
+        return runner.health()

@@ -1,0 +1,94 @@
+"""The states of a delivery: a plain machine, without I/O.
+
+::
+
+    pending ──ack()────► acked    ──confirm()──► the broker has it
+       │                   │    └──lose(error)─► the broker has not: the message comes again
+       ├────nack()────► nacked    ──   the same
+       └────lose()────► released       the subscription was left, or the lease lost: it comes again
+
+The first decision stands. Whoever comes second learns by the return value whether it agrees.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ("Settlement", "SettlementState")
+
+
+class SettlementState(enum.Enum):
+    """What was decided about a delivery."""
+
+    PENDING = "pending"
+    """Nothing yet."""
+    ACKED = "acked"
+    """It was handled: the broker may forget it."""
+    NACKED = "nacked"
+    """It was not: the broker is to deliver it again."""
+    RELEASED = "released"
+    """Nobody decided in time: it was given back, or the broker took it back."""
+
+
+_PENDING = SettlementState.PENDING
+_ACKED = SettlementState.ACKED
+_NACKED = SettlementState.NACKED
+_RELEASED = SettlementState.RELEASED
+
+
+class Settlement:
+    """The decision about one delivery, and what the broker made of it.
+
+    Attributes:
+        state: What was decided.
+        is_confirmed: Whether the broker has the decision.
+        error: Why the broker does not have it, and never will; else ``None``.
+        delay: Seconds that a nack asked the broker to wait; 0 or more.
+        failures: Recorded failures that a nack asked the broker to keep; ``None``: as before.
+    """
+
+    __slots__ = ("delay", "error", "failures", "is_confirmed", "state")
+
+    def __init__(self) -> None:
+        self.state = _PENDING
+        self.is_confirmed = False
+        self.error: BaseException | None = None
+        self.delay = 0.0
+        self.failures: int | None = None
+
+    def decide_ack(self) -> bool | None:
+        """Ack: ``None`` if this decided, ``True`` if it was acked before, else ``False``."""
+        if self.state is _PENDING:
+            self.state = _ACKED
+            return None
+        return self.state is _ACKED
+
+    def decide_nack(self, *, delay: float, failures: int | None) -> bool | None:
+        """Nack: ``None`` if this decided, ``True`` if it was nacked before, else ``False``."""
+        if self.state is _PENDING:
+            self.state = _NACKED
+            self.delay = delay
+            self.failures = failures
+            return None
+        return self.state is _NACKED
+
+    def confirm(self) -> bool:
+        """The broker has the decision. Whether that is news."""
+        if self.is_ended or self.state is _PENDING:
+            return False
+        self.is_confirmed = True
+        return True
+
+    def lose(self, error: BaseException) -> bool:
+        """The broker never got the decision, or does not accept it. Whether that is news."""
+        if self.is_ended:
+            return False
+        if self.state is _PENDING:
+            self.state = _RELEASED
+        self.error = error
+        return True
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more can happen: the broker has the decision, or never will."""
+        return self.is_confirmed or self.error is not None

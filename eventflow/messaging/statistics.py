@@ -1,0 +1,181 @@
+"""The counts of a router: a snapshot while it runs, its ledger once it has stopped."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ("HandlerHealth", "HandlerStatistics", "RouterHealth", "RouterStatistics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerStatistics:
+    """What became of the messages that reached one handler.
+
+    At every moment ``offered == handled + failed + skipped + cancelled + released + abandoned
+    + buffered + in_flight``.
+
+    Attributes:
+        name: Name of the handler.
+        offered: Messages received for it.
+        handled: The handler returned, its outputs are confirmed, and the message was acked.
+        failed: Given up: dead-lettered, or ended as its policy says; acked.
+        skipped: Their event's name is none that is bound, and ``unknown="skip"``; acked.
+        cancelled: A stop cut the handler; the message comes again.
+        released: Given back to the broker: at a stop, or for a retry later.
+        abandoned: The handler refused cancellation, or is a thread that did not return.
+        buffered: Received, and waiting for the handler.
+        in_flight: Being handled now; waits before a retry, and for a dead letter, included.
+        dead_lettered: How many of ``failed`` are dead letters.
+        timed_out: How many of ``failed`` had a last attempt that timed out.
+        undecodable: How many of ``failed`` reached no handler: bytes that are not the event,
+            names that are not bound, and messages that came too often.
+        retried: Attempts after the first.
+        redelivered: Messages that had been delivered before, where the broker tells.
+        restarts: Workers that ended while the handler was open, and were replaced.
+    """
+
+    name: str
+    offered: int = 0
+    handled: int = 0
+    failed: int = 0
+    skipped: int = 0
+    cancelled: int = 0
+    released: int = 0
+    abandoned: int = 0
+    buffered: int = 0
+    in_flight: int = 0
+    dead_lettered: int = 0
+    timed_out: int = 0
+    undecodable: int = 0
+    retried: int = 0
+    redelivered: int = 0
+    restarts: int = 0
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every message is accounted for."""
+        return self.offered == (
+            self.handled
+            + self.failed
+            + self.skipped
+            + self.cancelled
+            + self.released
+            + self.abandoned
+            + self.buffered
+            + self.in_flight
+        )
+
+    @classmethod
+    def summed(cls, name: str, rows: Iterable[HandlerStatistics]) -> HandlerStatistics:
+        """The sum of rows, as a row."""
+        counted = tuple(rows)
+        sums: dict[str, Any] = {
+            count: sum(getattr(row, count) for row in counted) for count in _COUNTS
+        }
+        return cls(name=name, **sums)
+
+
+_COUNTS = tuple(f for f in HandlerStatistics.__dataclass_fields__ if f != "name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStatistics:
+    """The counts of a router; a `eventflow.lifecycle.ledger.Ledger`.
+
+    Attributes:
+        name: Name of the router.
+        state: ``new``, ``open``, ``closing`` or ``closed``.
+        handlers: One row each, in the order they were added.
+        abandoned: What could not be stopped: names of tasks and threads.
+    """
+
+    name: str
+    state: str
+    handlers: tuple[HandlerStatistics, ...] = ()
+    abandoned: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> HandlerStatistics:
+        """The sum over all handlers."""
+        return HandlerStatistics.summed("total", self.handlers)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row adds up."""
+        return all(row.adds_up for row in self.handlers)
+
+    def __getitem__(self, name: str) -> HandlerStatistics:
+        """The row of a handler, by name; `KeyError` if there is none."""
+        for row in self.handlers:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            **asdict(self),
+            "handlers": [asdict(row) for row in self.handlers],
+            "abandoned": list(self.abandoned),
+            "total": asdict(self.total),
+            "adds_up": self.adds_up,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The facts for one log line: the counts of `total`, without those that are 0."""
+        total = self.total
+        counts = {count: value for count in _COUNTS if (value := getattr(total, count))}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "handlers": len(self.handlers),
+            **counts,
+            "adds_up": self.adds_up,
+            "could_not_stop": list(self.abandoned),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerHealth:
+    """How one handler is.
+
+    Attributes:
+        name: Name of the handler.
+        state: ``starting``, ``running``, ``paused``, ``stalled`` (something that has to be
+            stored can't be), ``reconnecting``, ``failed`` (it will not receive again by
+            itself), ``stopping`` or ``stopped``.
+        reason: Why, where it is not running.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether messages are handled, or could be; a pause somebody asked for is no fault."""
+        return self.state in ("running", "paused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterHealth:
+    """How a router is.
+
+    Attributes:
+        name: Name of the router.
+        state: ``new``, ``open``, ``closing`` or ``closed``.
+        handlers: One each.
+    """
+
+    name: str
+    state: str
+    handlers: tuple[HandlerHealth, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is open and every handler is ready."""
+        return self.state == "open" and all(handler.is_ready for handler in self.handlers)

@@ -1,0 +1,944 @@
+"""`Router`: what is acked, when, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventflow import (
+    CallOnFailure,
+    Event,
+    FailurePolicy,
+    Listeners,
+    Overflow,
+    Permanent,
+    Retry,
+    RetryAfter,
+    current,
+)
+from eventflow.brokers.memory import MemoryBroker
+from eventflow.errors import (
+    DeadlockError,
+    InvalidHandlerError,
+    InvalidOptionError,
+    InvalidTopicError,
+    NotInHandlerError,
+    ResourceError,
+    RouterError,
+)
+from eventflow.failure import DeadLetter
+from eventflow.messaging import BrokerEventPublisher, Message, Router
+from tests.unit.messaging.support import QUICK, Paid, Placed, Shipped, now, stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
+
+
+@pytest.fixture
+async def broker() -> AsyncGenerator[MemoryBroker]:
+    async with MemoryBroker() as opened:
+        yield opened
+
+
+class Seen:
+    """A handler that remembers what it got."""
+
+    def __init__(self, fail: Callable[[Any], BaseException | None] = lambda _: None) -> None:
+        self.events: list[Any] = []
+        self.times: list[float] = []
+        self._fail = fail
+
+    async def __call__(self, event: Any) -> None:
+        self.events.append(event)
+        self.times.append(now())
+        error = self._fail(event)
+        if error is not None:
+            raise error
+
+
+# Success
+
+
+async def test_a_message_is_acked_once_its_handler_returned(broker: MemoryBroker) -> None:
+    """And not before: while it runs, the message is still the broker's to deliver again."""
+    subscriber = broker.subscriber(group="g")
+    gate, lags = asyncio.Event(), list[int]()
+
+    async def handler(event: Placed) -> None:
+        lags.append(await subscriber.lag("orders"))
+        gate.set()
+
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=subscriber)
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await gate.wait()
+    assert lags == [1]
+    assert await subscriber.lag("orders") == 0
+    assert router.ledger["h"].handled == 1
+    assert router.ledger.adds_up
+
+
+async def test_the_event_is_the_one_that_was_published(broker: MemoryBroker) -> None:
+    """Id, time, fields, correlation, causation and custom metadata."""
+    seen: list[tuple[str, Any, str, str | None, dict[str, str]]] = []
+
+    async def handler(event: Placed) -> None:
+        context = current()
+        seen.append(
+            (
+                event.id,
+                event.occurred_at,
+                context.correlation_id,
+                context.causation_id,
+                dict(context.metadata),
+            )
+        )
+        assert context.event is event
+        assert context.subscription == "h"
+        if event.n == 1:
+            await publisher.publish(Placed(n=2), metadata={"tenant": "acme"})
+
+    router = Router()
+    publisher = BrokerEventPublisher(broker.publisher())
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    first = Placed(n=1)
+    async with router:
+        await publisher.publish(first)
+    assert seen[0] == (first.id, first.occurred_at, first.id, None, {})
+    assert seen[1][2:] == (first.id, first.id, {"tenant": "acme"})
+
+
+async def test_several_classes_on_one_topic_are_told_apart_by_name(broker: MemoryBroker) -> None:
+    """One handler for both, or one each: they share the subscription of the group."""
+    both, placed, paid = Seen(), Seen(), Seen()
+    router = Router()
+    shared = broker.subscriber(group="two")
+    router.add_handler("both", (Placed, Paid), both, subscriber=broker.subscriber(group="one"))
+    router.add_handler("placed", Placed, placed, subscriber=shared)
+    router.add_handler("paid", Paid, paid, subscriber=broker.subscriber(group="two"))
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        await publisher.publish(Placed(n=1))
+        await publisher.publish(Paid(n=2))
+    assert both.events == [Placed(n=1), Paid(n=2)]
+    assert (placed.events, paid.events) == ([Placed(n=1)], [Paid(n=2)])
+    assert all(row.failed == row.skipped == 0 for row in router.ledger.handlers)
+
+
+async def test_a_message_without_a_name_is_of_the_only_class(broker: MemoryBroker) -> None:
+    """With two classes bound nobody can tell: it is dead-lettered."""
+    one, two = Seen(), Seen()
+    router = Router()
+    router.add_handler("one", Placed, one, subscriber=broker.subscriber(group="one"))
+    router.add_handler("two", (Placed, Paid), two, subscriber=broker.subscriber(group="two"))
+    async with router:
+        await broker.publisher().publish("orders", Message(b'{"n":1}'))
+    assert one.events == [Placed(n=1)]
+    assert two.events == []
+    assert router.ledger["two"].undecodable == 1
+
+
+async def test_a_handler_of_a_topic_gets_the_messages(broker: MemoryBroker) -> None:
+    """As they came; `current()` tells of the message, and has no event."""
+    seen: list[tuple[Message, str, str]] = []
+
+    async def handler(message: Message) -> None:
+        context = current()
+        seen.append((message, context.event_id, context.topic))
+        with pytest.raises(NotInHandlerError, match="bound to a topic by name"):
+            context.event  # noqa: B018
+
+    router = Router()
+    router.add_handler("raw", "orders", handler, subscriber=broker.subscriber(group="g"))
+    sent = Message(b"\xff\x00", {"a": "b"}, id="m-1", headers=(("h", b"\xfe"),))
+    async with router:
+        await broker.publisher().publish("orders", sent)
+    assert seen == [(sent, "m-1", "orders")]
+
+
+async def test_a_plain_function_runs_in_a_thread(broker: MemoryBroker) -> None:
+    threads: list[tuple[bool, str]] = []
+
+    def handler(event: Placed) -> None:
+        threads.append((threading.current_thread() is threading.main_thread(), current().event_id))
+
+    router = Router()
+    router.add_handler("sync", Placed, handler, subscriber=broker.subscriber(group="g"))
+    event = Placed(n=1)
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(event)
+    assert threads == [(False, event.id)]
+
+
+async def test_the_resource_is_the_second_argument(broker: MemoryBroker) -> None:
+    """Open before the first message, closed after the last."""
+    seen: list[Any] = []
+
+    @asynccontextmanager
+    async def database() -> AsyncGenerator[str]:
+        seen.append("opened")
+        yield "db"
+        seen.append("closed")
+
+    async def handler(event: Placed, db: str) -> None:
+        await asyncio.sleep(1)
+        seen.append((event.n, db))
+
+    router = Router()
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), resources=database
+    )
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert seen == ["opened", (1, "db"), "closed"]
+
+
+async def test_a_resource_that_can_not_be_opened_fails_the_entry(broker: MemoryBroker) -> None:
+    @asynccontextmanager
+    async def database() -> AsyncGenerator[str]:
+        raise OSError("no such host")
+        yield ""
+
+    async def handler(event: Placed, db: str) -> None: ...
+
+    router = Router()
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), resources=database
+    )
+    with pytest.raises(ResourceError, match="no such host"):
+        async with router:
+            pass
+    assert router.ledger.state == "closed"
+
+
+# Transforms
+
+
+async def test_the_outputs_of_a_transform_are_stored_before_the_ack(broker: MemoryBroker) -> None:
+    """Messages or events, one or many, each with what caused it."""
+    subscriber = broker.subscriber(group="g")
+    lag_when_published: list[int] = []
+    original = broker.publisher()
+
+    class Publisher:
+        features = original.features
+
+        async def publish(self, topic: str, *messages: Message) -> None:
+            lag_when_published.append(await subscriber.lag("orders"))
+            await original.publish(topic, *messages)
+
+        async def prepare(self, topic: str) -> None: ...
+
+    async def handler(event: Placed) -> list[Any]:
+        return [Shipped(n=event.n), Message(b"raw", id="out")]
+
+    router = Router()
+    router.add_handler(
+        "h", Placed, handler, subscriber=subscriber, publisher=Publisher(), publish_topic="out"
+    )
+    event = Placed(n=1)
+    async with router:
+        await BrokerEventPublisher(original).publish(event)
+    shipped, raw = await stored(broker, "out")
+    assert lag_when_published == [1]
+    assert shipped.metadata["name"] == "Shipped"
+    assert raw.id == "out"
+    for message in (shipped, raw):
+        assert message.metadata["correlation_id"] == event.id
+        assert message.metadata["causation_id"] == event.id
+
+
+async def test_a_failed_publish_of_an_output_is_a_failed_attempt(broker: MemoryBroker) -> None:
+    """The message is not acked; the next attempt may succeed."""
+    calls: list[int] = []
+
+    class Publisher:
+        features = broker.features
+
+        async def publish(self, topic: str, *messages: Message) -> None:
+            calls.append(len(messages))
+            if len(calls) == 1:
+                raise OSError("away")
+
+        async def prepare(self, topic: str) -> None: ...
+
+    async def handler(event: Placed) -> Shipped:
+        return Shipped(n=event.n)
+
+    router = Router(on_failure=QUICK)
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), publisher=Publisher()
+    )
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert calls == [1, 1]
+    assert router.ledger["h"].handled == 1
+    assert router.ledger["h"].retried == 1
+
+
+@pytest.mark.parametrize("given", [Message(b"x"), "text", {"a": 1}, [object()]])
+async def test_outputs_that_nobody_takes_are_a_failure(broker: MemoryBroker, given: Any) -> None:
+    """A handler of messages without a publisher, or something that can't be published."""
+
+    async def handler(message: Message) -> Any:
+        return given
+
+    router = Router(on_failure=FailurePolicy())
+    router.add_handler("h", "orders", handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await broker.publisher().publish("orders", Message(b"x"))
+    assert router.ledger["h"].dead_lettered == 1
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.metadata["eventflow_exception"] == "eventflow.errors.RouterError"
+
+
+# Failure
+
+
+async def test_an_attempt_that_fails_is_made_again(broker: MemoryBroker) -> None:
+    """With the policy's waits; then the message is acked."""
+    failures = iter([ValueError("1"), ValueError("2"), None])
+    handler = Seen(lambda _: next(failures))
+    router = Router(on_failure=QUICK)
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    waits = [round(b - a, 6) for a, b in zip(handler.times, handler.times[1:], strict=False)]
+    assert waits == [0.1, 0.2]
+    assert router.ledger["h"].handled == 1
+    assert await stored(broker, "orders.dead_letter") == []
+
+
+async def test_what_still_fails_is_dead_lettered_and_then_acked(broker: MemoryBroker) -> None:
+    """Bytes, key, headers and metadata as they came; Watermill's four keys and ours."""
+    handler = Seen(lambda _: ValueError("no stock"))
+    router = Router(on_failure=QUICK)
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    sent = Message(
+        b'{"n": 1, "unknown":  true}',
+        {"name": "Placed", "tenant": "acme"},
+        id="m-1",
+        key="k",
+        headers=(("trace", b"\xff\x00"), ("trace", b"2")),
+    )
+    async with router:
+        await broker.publisher().publish("orders", sent)
+    assert len(handler.events) == 3
+    row = router.ledger["h"]
+    assert (row.failed, row.dead_lettered, row.handled, row.retried) == (1, 1, 0, 2)
+    assert await broker.subscriber(group="g").lag("orders") == 0
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert (letter.id, letter.payload, letter.key) == (sent.id, sent.payload, sent.key)
+    assert letter.headers == sent.headers
+    assert letter.metadata.items() >= sent.metadata.items()
+    assert {name: letter.metadata[name] for name in letter.metadata if "poisoned" in name} == {
+        "reason_poisoned": "no stock",
+        "topic_poisoned": "orders",
+        "handler_poisoned": "h",
+        "subscriber_poisoned": "g",
+    }
+    assert letter.metadata["eventflow_exception"] == "builtins.ValueError"
+    assert letter.metadata["eventflow_attempts"] == "3"
+    assert letter.metadata["eventflow_deliveries"] == "1"
+    assert letter.metadata["eventflow_origin"] == "offset=0"
+    assert (
+        letter.metadata["eventflow_first_failed_at"]
+        <= letter.metadata["eventflow_dead_lettered_at"]
+    )
+
+
+async def test_permanent_failures_are_not_retried(broker: MemoryBroker) -> None:
+    handler = Seen(lambda _: Permanent("never"))
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert len(handler.events) == 1
+    assert router.ledger["h"].dead_lettered == 1
+
+
+async def test_a_handler_names_its_own_wait(broker: MemoryBroker) -> None:
+    failures = iter([RetryAfter(7.5), None])
+    handler = Seen(lambda _: next(failures))
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert handler.times[1] - handler.times[0] == pytest.approx(7.5)
+
+
+async def test_log_ends_a_failure_with_an_ack(broker: MemoryBroker) -> None:
+    """An end that the user chose by name."""
+    handler = Seen(lambda _: ValueError("no"))
+    router = Router(on_failure=FailurePolicy.log())
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await broker.publisher().publish("orders", Message(b"nonsense", {"name": "Placed"}))
+    row = router.ledger["h"]
+    assert (row.failed, row.dead_lettered, row.undecodable) == (2, 0, 1)
+    assert await stored(broker, "orders.dead_letter") == []
+    assert await broker.subscriber(group="g").lag("orders") == 0
+
+
+async def test_call_on_failure_ends_it_too(broker: MemoryBroker) -> None:
+    """Called with the event, the error and the attempts, and acked when it returned."""
+    calls: list[tuple[Event, str, int]] = []
+
+    async def tell(event: Event, error: BaseException, attempts: int) -> None:
+        calls.append((event, str(error), attempts))
+
+    handler = Seen(lambda _: ValueError("no"))
+    router = Router(on_failure=FailurePolicy(retry=Retry(attempts=2), then=CallOnFailure(tell)))
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert calls == [(Placed(n=1), "no", 2)]
+    assert router.ledger["h"].failed == 1
+    assert router.ledger["h"].dead_lettered == 0
+
+
+async def test_a_failure_callback_that_raises_is_called_until_it_does_not(
+    broker: MemoryBroker,
+) -> None:
+    """As a dead letter that can't be stored: not acked, the handler pauses, health is red."""
+    errors = iter([OSError("away"), OSError("away"), None])
+    states: list[str] = []
+    subscriber = broker.subscriber(group="g")
+
+    async def tell(event: Event, error: BaseException, attempts: int) -> None:
+        states.append(router.health().handlers[0].state)
+        assert await subscriber.lag("orders") >= 1
+        failure = next(errors)
+        if failure is not None:
+            raise failure
+
+    handler = Seen(lambda event: ValueError("no") if event.n == 1 else None)
+    router = Router(on_failure=FailurePolicy(then=CallOnFailure(tell)))
+    router.add_handler("h", Placed, handler, subscriber=subscriber)
+    async with router:
+        publisher = BrokerEventPublisher(broker.publisher())
+        await publisher.publish(Placed(n=1))
+        await asyncio.sleep(0.1)
+        assert not router.is_ready
+        await publisher.publish(Placed(n=2))
+    assert states == ["running", "stalled", "stalled"]
+    assert [event.n for event in handler.events] == [1, 2]
+
+
+async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: MemoryBroker) -> None:
+    """Nothing is acked, the topic is not read on, health is red; until it can be stored."""
+    original = broker.publisher()
+    attempts: list[float] = []
+
+    class Away:
+        features = original.features
+
+        async def publish(self, topic: str, *messages: Message) -> None:
+            attempts.append(now())
+            if len(attempts) <= 3:
+                raise OSError("away")
+            await original.publish(topic, *messages)
+
+        async def prepare(self, topic: str) -> None: ...
+
+    handler = Seen(lambda event: Permanent("no") if event.n == 1 else None)
+    subscriber = broker.subscriber(group="g")
+    router = Router(on_failure=FailurePolicy(then=DeadLetter("graves", publisher=Away())))
+    router.add_handler("h", Placed, handler, subscriber=subscriber)
+    publisher = BrokerEventPublisher(original)
+    async with router:
+        await publisher.publish(Placed(n=1))
+        await asyncio.sleep(0.1)
+        health = router.health()
+        assert not health.is_ready
+        assert health.handlers[0].state == "stalled"
+        assert "away" in health.handlers[0].reason
+        await publisher.publish(Placed(n=2))
+        await asyncio.sleep(1)
+        assert [event.n for event in handler.events] == [1]
+        assert await subscriber.lag("orders") == 2
+        await asyncio.sleep(10)
+        assert router.is_ready
+        assert [event.n for event in handler.events] == [1, 2]
+        assert await subscriber.lag("orders") == 0
+    assert len(attempts) == 4
+    assert len(await stored(broker, "graves")) == 1
+
+
+@pytest.mark.parametrize(
+    ("payload", "name", "exception"),
+    [
+        (b"{", "Placed", "EventDecodeError"),
+        (b"\xff", "Placed", "EventDecodeError"),
+        (b'{"n":"1"}', "Placed", "EventDecodeError"),
+        (b'{"n":1}', "os.system", "UnknownEventError"),
+        (b'{"n":1}', "", "UnknownEventError"),
+    ],
+)
+async def test_what_no_handler_can_get_is_dead_lettered_at_once(
+    broker: MemoryBroker, payload: bytes, name: str, exception: str
+) -> None:
+    """No retry, its bytes as they came, and the next one flows."""
+    handler = Seen()
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await broker.publisher().publish("orders", Message(payload, {"name": name}))
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=2))
+        await asyncio.sleep(0.01)
+        assert handler.events == [Placed(n=2)]
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.payload == payload
+    assert letter.metadata["eventflow_exception"].endswith(exception)
+    row = router.ledger["h"]
+    assert (row.failed, row.undecodable, row.retried, row.handled) == (1, 1, 0, 1)
+
+
+async def test_unknown_names_can_be_skipped(broker: MemoryBroker) -> None:
+    """Where a reader binds only some of a topic's classes; acked, and counted."""
+    handler = Seen()
+    router = Router()
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), unknown="skip"
+    )
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        await publisher.publish(Paid(n=1))
+        await publisher.publish(Placed(n=2))
+    assert handler.events == [Placed(n=2)]
+    assert router.ledger["h"].skipped == 1
+    assert await broker.subscriber(group="g").lag("orders") == 0
+
+
+async def test_a_message_that_comes_too_often_is_dead_lettered_unhandled(
+    broker: MemoryBroker,
+) -> None:
+    """A crash guard: it may be what ends its readers each time."""
+    subscriber = broker.subscriber(group="g")
+    await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    async with subscriber.subscribe("orders") as deliveries:
+        for _ in range(3):
+            (delivery,) = await deliveries.receive()
+            delivery.nack()
+    handler = Seen()
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=subscriber, max_deliveries=3)
+    async with router:
+        pass
+    assert handler.events == []
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.metadata["eventflow_exception"].endswith("TooManyDeliveriesError")
+    assert letter.metadata["eventflow_deliveries"] == "4"
+
+
+async def test_a_handler_over_its_timeout_is_cancelled(broker: MemoryBroker) -> None:
+    """Each attempt has a deadline of its own; the last one's reason is counted."""
+    times: list[float] = []
+    cancelled: list[float] = []
+
+    async def handler(event: Placed) -> None:
+        times.append(now())
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            cancelled.append(now())
+            raise
+
+    router = Router(on_failure=QUICK)
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"), timeout=2.0)
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert [round(b - a, 6) for a, b in zip(times, cancelled, strict=True)] == [2.0, 2.0, 2.0]
+    row = router.ledger["h"]
+    assert (row.failed, row.timed_out, row.dead_lettered) == (1, 1, 1)
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.metadata["eventflow_exception"] == "eventflow.errors.HandlerTimeoutError"
+
+
+# Order and concurrency
+
+
+async def test_one_after_another_with_concurrency_1(broker: MemoryBroker) -> None:
+    """A retry holds up what comes after it."""
+    failures = iter([ValueError("1")])
+    handler = Seen(lambda event: next(failures, None) if event.n == 0 else None)
+    router = Router(on_failure=QUICK)
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        for n in range(4):
+            await BrokerEventPublisher(broker.publisher()).publish(Placed(n=n))
+    assert [event.n for event in handler.events] == [0, 0, 1, 2, 3]
+
+
+async def test_a_retry_holds_up_only_its_key(broker: MemoryBroker) -> None:
+    """More keys wait for a retry than there is concurrency, and the others go on."""
+    handler = Seen(lambda event: ValueError("no") if event.key.startswith("bad") else None)
+    router = Router(on_failure=FailurePolicy(retry=Retry(attempts=2, initial=10, jitter=0)))
+    router.add_handler(
+        "h",
+        Placed,
+        handler,
+        subscriber=broker.subscriber(group="g"),
+        concurrency=2,
+        order_key=lambda event: event.key,
+    )
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        for n in range(5):
+            await publisher.publish(Placed(n=n, key=f"bad{n}"))
+        for n in range(5):
+            await publisher.publish(Placed(n=n, key="good"))
+        await asyncio.sleep(1)
+        good = [event.n for event in handler.events if event.key == "good"]
+        assert good == [0, 1, 2, 3, 4]
+
+
+async def test_relaxed_order_sends_long_waits_through_the_broker(broker: MemoryBroker) -> None:
+    """The failures are recorded there, so that the budget is one budget."""
+    attempts: list[int] = []
+
+    async def handler(event: Placed) -> None:
+        attempts.append(current().attempt)
+        raise ValueError("no")
+
+    router = Router(
+        on_failure=FailurePolicy(retry=Retry(attempts=3, initial=10, multiplier=1, jitter=0))
+    )
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), order="relaxed"
+    )
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await asyncio.sleep(1)
+        assert router.statistics()["h"].in_flight == 0, "it waits at the broker"
+        assert router.statistics()["h"].released == 1
+        await asyncio.sleep(60)
+    assert attempts == [1, 2, 3]
+    row = router.ledger["h"]
+    assert (row.offered, row.released, row.failed, row.redelivered) == (3, 2, 1, 2)
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.metadata["eventflow_attempts"] == "3"
+
+
+# Stopping, adding, pausing
+
+
+async def test_leaving_waits_for_what_has_begun(broker: MemoryBroker) -> None:
+    done: list[int] = []
+
+    async def handler(event: Placed) -> None:
+        await asyncio.sleep(5)
+        done.append(event.n)
+
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await asyncio.sleep(1)
+    assert done == [1]
+    assert await broker.subscriber(group="g").lag("orders") == 0
+
+
+async def test_a_handler_that_is_cut_comes_again(broker: MemoryBroker) -> None:
+    """Not acked, not dead-lettered, not counted as a failure or as a delivery."""
+    started = asyncio.Event()
+
+    async def endless(event: Placed) -> None:
+        started.set()
+        await asyncio.sleep(1_000)
+
+    router = Router(drain_timeout=1.0)
+    router.add_handler("h", Placed, endless, subscriber=broker.subscriber(group="g"), timeout=None)
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await started.wait()
+    assert router.ledger["h"].cancelled == 1
+    assert router.ledger.adds_up
+    assert await stored(broker, "orders.dead_letter") == []
+    async with broker.subscriber(group="g").subscribe("orders") as deliveries:
+        (delivery,) = await deliveries.receive()
+        assert (delivery.deliveries, delivery.failures) == (1, 0)
+
+
+async def test_leaving_by_an_error_does_not_drain(broker: MemoryBroker) -> None:
+    began = now()
+    router = Router()
+    started = asyncio.Event()
+
+    async def endless(event: Placed) -> None:
+        started.set()
+        await asyncio.sleep(1_000)
+
+    router.add_handler("h", Placed, endless, subscriber=broker.subscriber(group="g"))
+    await router.__aenter__()
+    await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    await started.wait()
+    await router.__aexit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert now() - began < 1
+    assert router.ledger["h"].cancelled == 1
+
+
+async def test_handlers_are_added_while_the_router_runs(broker: MemoryBroker) -> None:
+    handler = Seen()
+    router = Router()
+    async with router:
+        added = router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+        await added.wait_running()
+        await router.wait_running()
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert handler.events == [Placed(n=1)]
+
+
+async def test_stopping_a_handler_stops_nothing_else(broker: MemoryBroker) -> None:
+    """Its publisher and the others go on; what it had not begun goes to the others of its group."""
+    publisher = broker.publisher()
+    out: list[Placed] = []
+
+    async def transform(event: Placed) -> Shipped:
+        out.append(event)
+        return Shipped(n=event.n)
+
+    router = Router()
+    first = router.add_handler(
+        "first", Placed, transform, subscriber=broker.subscriber(group="a"), publisher=publisher
+    )
+    router.add_handler(
+        "second", Placed, transform, subscriber=broker.subscriber(group="b"), publisher=publisher
+    )
+    events = BrokerEventPublisher(publisher)
+    async with router:
+        await events.publish(Placed(n=1))
+        await asyncio.sleep(1)
+        await first.aclose()
+        await first.aclose()
+        assert first.health().state == "stopped"
+        await events.publish(Placed(n=2))
+        await asyncio.sleep(1)
+        router.add_handler("first", Placed, transform, subscriber=broker.subscriber(group="a"))
+    assert [event.n for event in out] == [1, 1, 2, 2]
+    assert len(await stored(broker, "shipments")) == 3
+
+
+async def test_a_handler_can_not_wait_for_its_own_end(broker: MemoryBroker) -> None:
+    errors: list[BaseException] = []
+
+    async def handler(event: Placed) -> None:
+        for call in (added.aclose, lambda: router.__aexit__(None, None, None)):
+            try:
+                await call()
+            except DeadlockError as exc:
+                errors.append(exc)
+
+    router = Router()
+    added = router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert len(errors) == 2
+
+
+async def test_a_paused_handler_starts_nothing(broker: MemoryBroker) -> None:
+    handler = Seen()
+    router = Router()
+    added = router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        added.pause()
+        added.pause()
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await asyncio.sleep(10)
+        assert handler.events == []
+        assert added.health().state == "paused"
+        added.resume()
+        added.resume()
+        await asyncio.sleep(0.1)
+        assert handler.events == [Placed(n=1)]
+        assert router.is_ready
+
+
+async def test_a_router_can_be_entered_again(broker: MemoryBroker) -> None:
+    handler = Seen()
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    for n in range(3):
+        async with router:
+            await BrokerEventPublisher(broker.publisher()).publish(Placed(n=n))
+            with pytest.raises(RouterError, match="open already"):
+                await router.__aenter__()
+        assert router.ledger["h"].handled == 1
+    assert [event.n for event in handler.events] == [0, 1, 2]
+
+
+# What is refused
+
+
+async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> None:
+    router = Router()
+    group = broker.subscriber(group="g")
+
+    async def handler(event: Placed) -> None: ...
+
+    class Base(Event):
+        n: int
+
+    router.add_handler("h", Placed, handler, subscriber=group)
+    other = broker.subscriber(group="other")
+    refused: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+        (
+            InvalidOptionError,
+            "named 'h' already",
+            lambda: router.add_handler("h", Paid, handler, subscriber=group),
+        ),
+        (
+            InvalidOptionError,
+            "would both get Placed",
+            lambda: router.add_handler("i", Placed, handler, subscriber=group),
+        ),
+        (
+            InvalidOptionError,
+            "would both get every message",
+            lambda: router.add_handler("i", "orders", handler, subscriber=group),
+        ),
+        (
+            InvalidTopicError,
+            "base without a topic",
+            lambda: router.add_handler("i", Base, handler, subscriber=other),
+        ),
+        (
+            InvalidTopicError,
+            "belong in patterns",
+            lambda: router.add_handler("i", "orders.*", handler, subscriber=other),
+        ),
+        (
+            InvalidTopicError,
+            "one event class or more",
+            lambda: router.add_handler("i", (), handler, subscriber=other),
+        ),
+        (
+            InvalidHandlerError,
+            "can't be called",
+            lambda: router.add_handler("i", Placed, lambda: None, subscriber=other),
+        ),
+        (
+            InvalidOptionError,
+            "broker.subscriber",
+            lambda: router.add_handler("i", Placed, handler, subscriber="g"),  # type: ignore[arg-type]
+        ),
+        (
+            InvalidOptionError,
+            "only with publisher=",
+            lambda: router.add_handler("i", Placed, handler, subscriber=other, publish_topic="x"),
+        ),
+        (
+            InvalidOptionError,
+            "unknown option 'retries'",
+            lambda: router.add_handler("i", Placed, handler, subscriber=other, retries=3),  # type: ignore[call-arg]
+        ),
+        (
+            InvalidOptionError,
+            "Bridge",
+            lambda: router.add_handler("i", Placed, handler, subscriber=other, capacity=3),  # type: ignore[call-arg]
+        ),
+        (
+            InvalidOptionError,
+            "max_in_flight=3 is too few",
+            lambda: router.add_handler(
+                "i", Placed, handler, subscriber=other, concurrency=4, max_in_flight=3
+            ),
+        ),
+        (
+            InvalidOptionError,
+            "say one of them",
+            lambda: router.add_handler(
+                "i", Placed, handler, subscriber=other, order="relaxed", order_key=lambda e: e.n
+            ),
+        ),
+    ]
+    for error, said, call in refused:
+        with pytest.raises(error, match=said):
+            call()
+    async with router:
+        assert [row.name for row in router.statistics().handlers] == ["h"]
+        with pytest.raises(RouterError, match="before the router is entered"):
+            router.add_middleware(lambda delivery, call_next: call_next(delivery))
+
+
+async def test_listeners_of_a_bus_are_included(broker: MemoryBroker) -> None:
+    """A group for each, a base class and a pattern by the classes that there are."""
+    seen: list[tuple[str, Event]] = []
+    listeners = Listeners()
+
+    class Base(Event):
+        n: int
+
+    class Left(Base, topic="side.left"): ...
+
+    class Right(Base, topic="side.right"): ...
+
+    @listeners.on(Base)
+    async def base(event: Base) -> None:
+        seen.append(("base", event))
+
+    @listeners.on("side.*", name="pattern", concurrency=2)
+    async def by_pattern(event: Event) -> None:
+        seen.append(("pattern", event))
+
+    @listeners.on(Left)
+    async def left(event: Left) -> None:
+        seen.append(("left", event))
+
+    router = Router()
+    handlers = router.include(
+        listeners,
+        subscriber=lambda name: broker.subscriber(group=f"app.{name}"),
+        events=[Left, Right],
+    )
+    assert [handler.name for handler in handlers] == [
+        "test_listeners_of_a_bus_are_included.<locals>.base".rpartition(".")[2],
+        "pattern",
+        "left",
+    ]
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        await publisher.publish(Left(n=1))
+        await publisher.publish(Right(n=2))
+    assert sorted((name, event.n) for name, event in seen) == [  # type: ignore[attr-defined]
+        ("base", 1),
+        ("base", 2),
+        ("left", 1),
+        ("pattern", 1),
+        ("pattern", 2),
+    ]
+
+
+async def test_listeners_that_a_router_can_not_run_are_refused(broker: MemoryBroker) -> None:
+    """All or nothing, with the remedy."""
+
+    async def handler(event: Event) -> None: ...
+
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (Placed, {"overflow": Overflow.DROP_OLDEST}, "Bridge"),
+        (Placed, {"capacity": 5}, "Bridge"),
+        ("nothing.*", {}, r"events=\["),
+    ]
+    for selector, options, said in cases:
+        listeners = Listeners()
+        listeners.subscribe(Shipped, handler)
+        listeners.subscribe(selector, handler, **options)
+        router = Router()
+        with pytest.raises((InvalidOptionError, InvalidTopicError), match=said):
+            router.include(listeners, subscriber=broker.subscriber(group="g"))
+        assert router.statistics().handlers == ()
+        async with router:
+            assert router.statistics().handlers == ()
+    listeners = Listeners()
+    listeners.subscribe(Placed, handler)
+    listeners.subscribe(Placed, handler)
+    with pytest.raises(InvalidOptionError, match="group of its own"):
+        Router().include(listeners, subscriber=broker.subscriber(group="g"))

@@ -1,8 +1,17 @@
 """Messages, and what carries them: publishers, subscribers, and the router between them."""
 
 from eventflow.messaging._options import HandlerOptions
+from eventflow.messaging.bridge import Bridge, forward
 from eventflow.messaging.codec import Codec, JsonCodec
+from eventflow.messaging.connect import connect
+from eventflow.messaging.decorators import (
+    PublisherDecorator,
+    SubscriberDecorator,
+    transform_published,
+    transform_received,
+)
 from eventflow.messaging.delivery import Delivery, Settler
+from eventflow.messaging.dsn import Dsn
 from eventflow.messaging.event_publisher import BrokerEventPublisher
 from eventflow.messaging.features import Features
 from eventflow.messaging.handler import RouterHandler
@@ -26,12 +35,14 @@ from eventflow.messaging.statistics import (
 )
 
 __all__ = (
+    "Bridge",
     "Broadcast",
     "Broker",
     "BrokerEventPublisher",
     "Codec",
     "Deliveries",
     "Delivery",
+    "Dsn",
     "Features",
     "Group",
     "HandlerHealth",
@@ -41,6 +52,7 @@ __all__ = (
     "Message",
     "NativeHeaders",
     "Publisher",
+    "PublisherDecorator",
     "Router",
     "RouterHandler",
     "RouterHealth",
@@ -49,5 +61,10 @@ __all__ = (
     "SettlementState",
     "Settler",
     "Subscriber",
+    "SubscriberDecorator",
     "check_group",
+    "connect",
+    "forward",
+    "transform_published",
+    "transform_received",
 )

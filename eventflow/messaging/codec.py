@@ -74,6 +74,7 @@ class Received(Envelope):
         texts = delivery.message.metadata
         self.event = event
         self.delivery = delivery
+        self.receipt = None
         self.correlation = meta.read_id(texts, meta.CORRELATION_ID)
         self.causation = meta.read_id(texts, meta.CAUSATION_ID)
         self.metadata = meta.custom(texts) or None

@@ -139,11 +139,13 @@ class _MemoryDeliveries(Deliveries):
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         while not self._is_closed and self._store.is_open:
             room = min(limit, self._bound - len(self._open))
-            if room > 0 and not self._is_paused:
+            can_take = room > 0 and not self._is_paused
+            if can_take:
                 items = self._group.take(room, self._loop.time())
                 if items:
                     return [self._deliver(item) for item in items]
-            await self._topic.readers.wait(self._group.next_due)
+            # What is due while nothing can be taken would end the wait at once, again and again.
+            await self._topic.readers.wait(self._group.next_due if can_take else None)
         return ()
 
     def _deliver(self, item: Item) -> Delivery:

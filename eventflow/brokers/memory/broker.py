@@ -12,6 +12,7 @@ from eventflow.errors import BrokerError, InvalidDsnError, InvalidOptionError
 from eventflow.messaging import Broker, Features, check_group
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from eventflow.messaging import Dsn, Group
@@ -97,17 +98,14 @@ class MemoryBroker(Broker):
                 f"name, {', '.join(_NUMBERS)}",
                 option=min(unknown),
             )
-        given: dict[str, Any] = {}
-        for name, text in dsn.query.items():
-            number = _number(_NUMBERS.get(name), text)
-            if number is None:
-                # What it says is not repeated: it may be a password in the wrong place.
-                raise InvalidDsnError(
-                    f"the query of a memory:// address has numbers, such as capacity=1000, "
-                    f"for {', '.join(_NUMBERS)}, and nothing else",
-                    scheme=dsn.scheme,
-                )
-            given[name] = number
+        given = _numbers(dsn.query)
+        if given is None:
+            # What it says is not repeated: it may be a password in the wrong place.
+            raise InvalidDsnError(
+                f"the query of a memory:// address has numbers, such as capacity=1000, "
+                f"for {', '.join(_NUMBERS)}, and nothing else",
+                scheme=dsn.scheme,
+            )
         names = [host for host, port in dsn.hosts if port is None]
         if len(names) < len(dsn.hosts) or len(names) > 1 or dsn.path.strip("/"):
             raise InvalidDsnError(
@@ -160,6 +158,12 @@ class MemoryBroker(Broker):
         return MemorySubscriber(
             self._store, self._features, group=check_group(group), publisher=self.publisher()
         )
+
+
+def _numbers(query: Mapping[str, str]) -> dict[str, Any] | None:
+    """The numbers of a query by name; ``None`` if something else is in it."""
+    found = {name: _number(_NUMBERS.get(name), text) for name, text in query.items()}
+    return None if None in found.values() else found
 
 
 def _number(kind: type[int | float] | None, text: str) -> float | None:

@@ -11,14 +11,13 @@ from eventflow._cause import Undecoded
 from eventflow._log import EventLogger, shown
 from eventflow.errors import (
     ConfigurationError,
-    EventDecodeError,
     EventFlowError,
     UnknownEventError,
 )
 from eventflow.events import Event, event_name
 from eventflow.failure import Log
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import JsonCodec, Received, received
+from eventflow.messaging.codec import JsonCodec
 
 if TYPE_CHECKING:
     from eventflow.messaging._runner import Runner
@@ -209,7 +208,7 @@ class Reader:
         raw = self._raw
         if raw is not None:
             stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-            raw.offer(delivery, Received(delivery, stand_in), self)
+            raw.offer(delivery, stand_in, self)
             return
         name = delivery.message.metadata.get(meta.NAME)
         bound = self._by_name.get(name) if name is not None else self._only()
@@ -223,15 +222,13 @@ class Reader:
                 event_class,
                 message.payload,
                 event_id=message.id,
-                occurred_at=meta.read_time(message.metadata, meta.OCCURRED_AT),
+                occurred_at=message.metadata.get(meta.OCCURRED_AT, ""),
             )
-        except EventDecodeError as exc:
-            runner.refuse(delivery, exc, self)
-            return
         except Exception as exc:  # noqa: BLE001 - a codec's own
             runner.refuse(delivery, exc, self)
             return
-        runner.offer(delivery, received(delivery, event), self)
+        delivery.event = event
+        runner.offer(delivery, event, self)
 
     def _only(self) -> tuple[Runner, type[Event]] | None:
         """The class that a message without a name is of: the only one there is."""

@@ -19,13 +19,13 @@ from eventflow.messaging._burial import Burial
 from eventflow.messaging._job import Job
 from eventflow.messaging._outputs import Outputs
 from eventflow.messaging._worker import Worker
-from eventflow.messaging.codec import Received
 from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from eventflow.events import Event
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
@@ -193,19 +193,19 @@ class Runner:
 
     # Taking in
 
-    def offer(self, delivery: Delivery, item: Received, reader: Reader) -> None:
+    def offer(self, delivery: Delivery, event: Event, reader: Reader) -> None:
         """Take a message in, behind what is there."""
         self.offered += 1
+        job = Job(delivery, event, reader)
         if delivery.deliveries is not None and delivery.deliveries > 1:
             self.redelivered += 1
             if delivery.deliveries > self.options.max_deliveries:
-                self._refuse_delivered_too_often(delivery, item, reader)
+                self._refuse_delivered_too_often(job)
                 return
-        job = Job(delivery, item, reader)
         options = self.options
         if options.order_key is not None:
             try:
-                job.lane = options.order_key(item.event)
+                job.lane = options.order_key(event)
                 job.has_lane = True
                 parked = self._lanes.start(job.lane, job)
             except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
@@ -227,7 +227,7 @@ class Runner:
         """Take in a message that no handler can get: it ends as a dead letter, at once."""
         self.offered += 1
         stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-        self._bury_unstarted(Job(delivery, Received(delivery, stand_in), reader), error)
+        self._bury_unstarted(Job(delivery, stand_in, reader), error)
 
     def skip(self, delivery: Delivery) -> None:
         """Ack a message that is meant for others."""
@@ -235,16 +235,15 @@ class Runner:
         self.skipped += 1
         delivery.ack()
 
-    def _refuse_delivered_too_often(
-        self, delivery: Delivery, item: Received, reader: Reader
-    ) -> None:
+    def _refuse_delivered_too_often(self, job: Job) -> None:
+        delivery = job.delivery
         error = TooManyDeliveriesError(
             f"message {delivery.message.id!r} was delivered {delivery.deliveries} times, more than "
             f"max_deliveries={self.options.max_deliveries}: perhaps it crashes its readers",
             message_id=delivery.message.id,
             deliveries=delivery.deliveries or 0,
         )
-        self._bury_unstarted(Job(delivery, item, reader), error)
+        self._bury_unstarted(job, error)
 
     def _bury_unstarted(self, job: Job, error: BaseException) -> None:
         self.in_flight += 1

@@ -81,7 +81,7 @@ class Worker(AttemptGuard):
 
     def begin(self, job: Job) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
-        attempt = Attempt(job.item, self._runner, job.number, self._clock())
+        attempt = Attempt(job, self._runner, job.number, self._clock())
         current_cause.set(attempt)
         self.attempt = attempt
         if self.timer is None:

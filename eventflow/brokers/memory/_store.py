@@ -7,13 +7,15 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.memory._log import Log
+from eventflow.brokers.memory._log import Entry, Log
 from eventflow.errors import BrokerClosedError
-from eventflow.messaging import Message
+from eventflow.events import validate_topic
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from eventflow.messaging import Message
 
 __all__ = ("Store", "Waiters")
 
@@ -91,10 +93,14 @@ class Store:
             )
 
     def topic(self, name: str) -> Topic:
-        """A topic; made when it is first named."""
+        """A topic; made when it is first named.
+
+        Raises:
+            InvalidTopicError: The name is none.
+        """
         found = self._topics.get(name)
         if found is None:
-            found = self._topics[name] = Topic(self.capacity)
+            found = self._topics[validate_topic(name)] = Topic(self.capacity)
         return found
 
     def wake_all(self) -> None:
@@ -103,21 +109,19 @@ class Store:
             topic.readers.wake(None)
             topic.writers.wake(None)
 
-    def entries(self, messages: Sequence[Message]) -> list[tuple[Message, float, int]]:
-        """Messages as they are stored: copies, with the time they are due in loop time."""
-        stored: list[tuple[Message, float, int]] = []
-        for message in messages:
-            metadata = message.metadata.copy()
-            due, recorded = 0.0, 0
-            if DELAYED_UNTIL in metadata:
-                until = delayed_until(metadata)
-                if until is not None:
-                    left = (until - datetime.now(UTC)).total_seconds()
-                    due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
-            if FAILURES in metadata:
-                recorded = failures(metadata)
-            copy = Message.received(
-                message.id, message.payload, metadata, key=message.key, headers=message.headers
-            )
-            stored.append((copy, due, recorded))
-        return stored
+    def entries(self, messages: Sequence[Message]) -> list[Entry]:
+        """Messages as they are stored, with the time they are due in loop time."""
+        return [
+            self._special(message)
+            if DELAYED_UNTIL in message.metadata or FAILURES in message.metadata
+            else Entry(message)
+            for message in messages
+        ]
+
+    def _special(self, message: Message) -> Entry:
+        due = 0.0
+        until = delayed_until(message.metadata)
+        if until is not None:
+            left = (until - datetime.now(UTC)).total_seconds()
+            due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
+        return Entry(message, due, failures(message.metadata))

@@ -19,8 +19,9 @@ class Noting:
         self.settled: list[tuple[SettlementState, float, int | None]] = []
 
     def settle(self, delivery: Delivery) -> None:
-        made = delivery.settlement
-        self.settled.append((made.state, made.delay, made.failures))
+        is_nack = delivery.state is SettlementState.NACKED
+        asked = (delivery.nack_delay, delivery.nack_failures) if is_nack else (0.0, None)
+        self.settled.append((delivery.state, *asked))
 
 
 def new(settler: Noting | None = None) -> Delivery:
@@ -127,7 +128,7 @@ async def test_settled_raises_where_the_message_comes_again() -> None:
         with pytest.raises(SettleError):
             await delivery.settled()
         delivery.confirmed()
-        assert delivery.settlement.error is not None, "what is lost stays lost"
+        assert delivery.error is not None, "what is lost stays lost"
 
 
 def test_its_repr_tells_its_state() -> None:

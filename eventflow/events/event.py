@@ -336,7 +336,7 @@ def _identity(event: Event) -> Identity:
             else:
                 stamp = kept
             _set_stamp(event, stamp)
-    return cast("Identity", stamp)
+    return stamp
 
 
 def _read_first(cls: type[Event], data: bytes) -> Any:

@@ -72,11 +72,15 @@ class Runner:
         self._leave: asyncio.Future[None] = scope.loop.create_future()
         self._outputs = Outputs(binding)
         self._own: dict[object, Any] = {}
+        # One after another, without lanes: what waits for a retry holds up all.
+        options = binding.options
+        self._is_serial = options.concurrency == 1 and options.order == "strict"
         self._burials: dict[asyncio.Task[None], Burial] = {}
         # What waits: jobs that may start, those behind others in their lane, those before a retry.
         self._queue: deque[Job] = deque()
         self._lanes: Lanes = Lanes()
         self._due: deque[Job] = deque()
+        self._held: Job | None = None
         self._waiting: set[Job] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
@@ -175,6 +179,13 @@ class Runner:
             call = _around(middleware, call)
         outputs = self._outputs
         if not outputs.are_looked_at:
+            if is_async(handler) and not self.scope.middlewares_for(self):
+                # The same, without a call in between.
+                return (
+                    (lambda job: handler(job.event, *resource))
+                    if resource
+                    else (lambda job: handler(job.event))
+                )
             return lambda job: call(job.delivery)
 
         async def call_and_publish(job: Job) -> None:
@@ -214,7 +225,7 @@ class Runner:
                 return
         elif options.order == "relaxed":
             parked = None
-        elif delivery.lane is not None or options.concurrency == 1:
+        elif delivery.lane is not None:
             job.lane, job.has_lane = (reader, delivery.lane), True
             parked = self._lanes.start(job.lane, job)
         else:
@@ -253,11 +264,14 @@ class Runner:
 
     def take(self) -> Job | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
-        if self._pauses and not self._may_probe():
-            return None
-        while True:
+        if self._due or self._pauses or self._held:
+            if self._pauses and not self._may_probe():
+                return None
             if self._due:
                 return self._due.popleft()
+            if self._held:
+                return None
+        while True:
             if self._queue:
                 job = self._queue.popleft()
             else:
@@ -270,7 +284,8 @@ class Runner:
                 return job
             # Its subscription broke, so it was given back; or a middleware has settled it.
             self.released += 1
-            self._leave_lane(job)
+            if job.has_lane:
+                self._leave_lane(job)
 
     def _may_probe(self) -> bool:
         if not self._admitted:
@@ -345,6 +360,8 @@ class Runner:
             self._give_back(job)
         else:
             self._waiting.add(job)
+            if self._is_serial and not job.has_lane:
+                self._held = job
             job.timer = self.scope.loop.call_later(
                 delay, self._retry, job, context=self.timer_context
             )
@@ -352,6 +369,8 @@ class Runner:
     def _retry(self, job: Job) -> None:
         self._waiting.discard(job)
         job.timer = None
+        if self._held is job:
+            self._held = None
         if job.delivery.state is not _PENDING:
             self.released += 1
             self._end(job)
@@ -438,7 +457,8 @@ class Runner:
 
     def _end(self, job: Job) -> None:
         self.in_flight -= 1
-        self._leave_lane(job)
+        if job.has_lane:
+            self._leave_lane(job)
         if self._idle_watchers and self.is_idle:
             for watcher in self._idle_watchers:
                 if not watcher.done():
@@ -446,10 +466,9 @@ class Runner:
             self._idle_watchers.clear()
 
     def _leave_lane(self, job: Job) -> None:
-        if job.has_lane:
-            job.has_lane = False
-            if self._lanes.release(job.lane):
-                self._wake()
+        job.has_lane = False
+        if self._lanes.release(job.lane):
+            self._wake()
 
     # Pausing
 
@@ -566,6 +585,7 @@ class Runner:
             self._give_back(job)
         self._due.clear()
         self._waiting.clear()
+        self._held = None
         self._leave_idle()
 
     def _leave_idle(self) -> None:

@@ -60,56 +60,60 @@ class Worker(AttemptGuard):
 
     async def run(self) -> None:
         """Run the handler until cancelled, or replaced by a worker with a fresh context."""
-        self.bind()
-        runner, clock = self._runner, self._clock
+        task = self.bind()
+        runner, call, clock, context = self._runner, self._call, self._clock, self.context
+        failure: BaseException | None
         try:
-            slice_end = clock() + SLICE_S
+            now = clock()
+            slice_end = now + SLICE_S
             while True:
-                if clock() >= slice_end:
+                if now >= slice_end:
                     self.attempt = None
                     await asyncio.sleep(0)
-                    slice_end = clock() + SLICE_S
+                    now = clock()
+                    slice_end = now + SLICE_S
                 job = runner.take()
                 if job is None:
                     self.attempt = None
                     await runner.wait_for_job()
-                    slice_end = clock() + SLICE_S
-                elif not await self._run(job):
+                    now = clock()
+                    slice_end = now + SLICE_S
+                    continue
+                attempt = Attempt(job, runner, job.number, now)
+                current_cause.set(attempt)
+                self.job, self.attempt = job, attempt
+                if self.timer is None:
+                    self.arm(now)
+                before = context.copy()
+                try:
+                    await call(job)
+                except BaseException as exc:  # noqa: BLE001 - judged in _judge
+                    failure = exc
+                else:
+                    failure = None
+                if failure is None and task.cancelling() == self.expected:
+                    self.job = None
+                    runner.succeeded(job)
+                elif not await self._judge(job, failure):
                     return
+                failure = None  # no cycle through the traceback's frame
+                if self._changed(before):
+                    self.replaced = True
+                    self.attempt = None
+                    runner.replace(self)
+                    return
+                now = clock()
         finally:
+            failure = None
             self.disarm()
 
     def begin(self, job: Job) -> None:
-        """Start an attempt: from here on it can time out, and `current()` tells of it."""
+        """Start an attempt anew: its time begins now."""
         attempt = Attempt(job, self._runner, job.number, self._clock())
         current_cause.set(attempt)
         self.attempt = attempt
         if self.timer is None:
             self.arm(attempt.started)
-
-    async def _run(self, job: Job) -> bool:
-        """Run one attempt and judge it. Whether this worker goes on."""
-        self.job = job
-        self.begin(job)
-        before = self.context.copy()
-        error: BaseException | None = None
-        try:
-            await self._call(job)
-        except BaseException as exc:  # noqa: BLE001 - judged below
-            error = exc
-        assert self.task is not None
-        if error is None and self.task.cancelling() == self.expected:
-            self.job = None
-            self._runner.succeeded(job)
-        elif not await self._judge(job, error):
-            return False
-        error = None  # no cycle through the traceback's frame
-        if self._changed(before):
-            self.replaced = True
-            self.attempt = None
-            self._runner.replace(self)
-            return False
-        return True
 
     async def _judge(self, job: Job, error: BaseException | None) -> bool:
         """Settle an attempt that did not end plainly."""
@@ -160,9 +164,12 @@ class Worker(AttemptGuard):
     def _changed(self, before: contextvars.Context) -> bool:
         """Whether a variable was bound, be it to an equal value."""
         context = self.context
-        return len(context) != len(before) or any(
-            context.get(variable, MISSING) is not value for variable, value in before.items()
-        )
+        if len(context) != len(before):
+            return True
+        for variable, value in before.items():
+            if context.get(variable, MISSING) is not value:
+                return True
+        return False
 
     def abandon(self) -> None:
         """Give it up: whatever its handler still does, nothing more is counted or started."""

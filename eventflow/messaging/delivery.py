@@ -166,7 +166,7 @@ class Delivery(Settlement):
 
     def confirmed(self) -> None:
         """Tell those who wait that the broker has the decision; for backends."""
-        if self.confirm():
+        if self.confirm() and self._watcher is not None:
             self._wake()
 
     def lost(self, error: SettleError | None = None) -> None:

@@ -78,7 +78,7 @@ class Settlement:
 
     def confirm(self) -> bool:
         """The broker has the decision. Whether that is news."""
-        if self.is_ended or self.state is _PENDING:
+        if self.is_confirmed or self.error is not None or self.state is _PENDING:
             return False
         self.is_confirmed = True
         return True

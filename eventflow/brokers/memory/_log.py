@@ -8,25 +8,23 @@ from typing import TYPE_CHECKING, NamedTuple
 from eventflow.lifecycle.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eventflow.messaging import Message
 
-__all__ = ("Entry", "Group", "Item", "Log")
+__all__ = ("Group", "Item", "Log", "Special")
 
 
-class Entry(NamedTuple):
-    """A message in a topic.
+class Special(NamedTuple):
+    """What only a few messages have.
 
     Attributes:
-        message: The message.
         not_before: Loop time before which it is not delivered.
         failures: Failures recorded with it when it was published.
     """
 
-    message: Message
-    not_before: float = 0.0
-    failures: int = 0
+    not_before: float
+    failures: int
 
 
 class Item:
@@ -42,11 +40,11 @@ class Item:
 
     __slots__ = ("deliveries", "failures", "has_lane", "message", "offset")
 
-    def __init__(self, offset: int, entry: Entry) -> None:
+    def __init__(self, offset: int, message: Message) -> None:
         self.offset = offset
-        self.message = entry.message
+        self.message = message
         self.deliveries = 0
-        self.failures = entry.failures
+        self.failures = 0
         self.has_lane = False
 
 
@@ -107,11 +105,13 @@ class Group:
         log, opened = self._log, self._open
         offset, end = self._position, log.end
         while offset < end and len(taken) < limit:
-            entry = log[offset]
-            item = opened[offset] = Item(offset, entry)
-            if entry.not_before > now:
-                heapq.heappush(self._delayed, (entry.not_before, offset))
-            elif entry.message.key is None or self._enter_lane(item):
+            item = opened[offset] = Item(offset, log[offset])
+            special = log.specials.get(offset) if log.specials else None
+            if special is not None:
+                item.failures = special.failures
+            if special is not None and special.not_before > now:
+                heapq.heappush(self._delayed, (special.not_before, offset))
+            elif item.message.key is None or self._enter_lane(item):
                 taken.append(item)
             offset += 1
         self._position = offset
@@ -157,6 +157,7 @@ class Log:
     Attributes:
         end: Offset of the next message to come.
         is_full: Whether somebody waits for room.
+        specials: What is special about a message, by offset.
     """
 
     def __init__(self, capacity: int, on_room: Callable[[], None]) -> None:
@@ -164,10 +165,11 @@ class Log:
         self.broadcasts: set[Group] = set()
         self.end = 0
         self.is_full = False
+        self.specials: dict[int, Special] = {}
         self._capacity = capacity
         self._on_room = on_room
         # A list and not a deque, which takes long to look into its middle.
-        self._entries: list[Entry] = []
+        self._messages: list[Message] = []
         self._base = 0
         self._room_until = capacity  # the end up to which there is room, as far as is known
 
@@ -176,9 +178,9 @@ class Log:
         """Offset of the oldest message that is still there."""
         return max(self._base, self.end - self._capacity)
 
-    def __getitem__(self, offset: int) -> Entry:
-        """The entry at an offset."""
-        return self._entries[offset - self._base]
+    def __getitem__(self, offset: int) -> Message:
+        """The message at an offset."""
+        return self._messages[offset - self._base]
 
     def _readers(self) -> Iterator[Group]:
         yield from self.groups.values()
@@ -195,15 +197,22 @@ class Log:
         self.is_full = self.end + count > self._room_until
         return not self.is_full
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Store messages; there has to be room."""
-        self._entries.extend(entries)
-        self.end += len(entries)
+    def append(self, messages: Sequence[Message], specials: Mapping[int, Special]) -> None:
+        """Store messages, some of which have something special, by their place among them.
+
+        There has to be room.
+        """
+        if specials:
+            self.specials.update({self.end + at: special for at, special in specials.items()})
+        self._messages.extend(messages)
+        self.end += len(messages)
         # Twice the capacity, so that removing the front, which moves the rest, is rare.
-        if len(self._entries) > 2 * self._capacity:
-            surplus = len(self._entries) - self._capacity
-            del self._entries[:surplus]
+        if len(self._messages) > 2 * self._capacity:
+            surplus = len(self._messages) - self._capacity
+            del self._messages[:surplus]
             self._base += surplus
+            for offset in [offset for offset in self.specials if offset < self._base]:
+                del self.specials[offset]
 
     def look_for_room(self) -> None:
         """Tell those who wait, if there is room again."""

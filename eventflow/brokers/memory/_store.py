@@ -7,7 +7,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.memory._log import Entry, Log
+from eventflow.brokers.memory._log import Log, Special
 from eventflow.errors import BrokerClosedError
 from eventflow.events import validate_topic
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
@@ -109,19 +109,14 @@ class Store:
             topic.readers.wake(None)
             topic.writers.wake(None)
 
-    def entries(self, messages: Sequence[Message]) -> list[Entry]:
-        """Messages as they are stored, with the time they are due in loop time."""
-        return [
-            self._special(message)
-            if DELAYED_UNTIL in message.metadata or FAILURES in message.metadata
-            else Entry(message)
-            for message in messages
-        ]
-
-    def _special(self, message: Message) -> Entry:
-        due = 0.0
-        until = delayed_until(message.metadata)
-        if until is not None:
-            left = (until - datetime.now(UTC)).total_seconds()
-            due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
-        return Entry(message, due, failures(message.metadata))
+    def specials(self, messages: Sequence[Message]) -> dict[int, Special]:
+        """What some messages have besides: a time before which they are not due, failures."""
+        found: dict[int, Special] = {}
+        for at, message in enumerate(messages):
+            texts = message.metadata
+            if DELAYED_UNTIL in texts or FAILURES in texts:
+                until = delayed_until(texts)
+                left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
+                due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
+                found[at] = Special(due, failures(texts))
+        return found

@@ -51,7 +51,7 @@ class MemoryPublisher:
             store.check_open()
         if not found.log.has_room(len(messages)):
             await self._wait_for_room(topic, messages)
-        found.log.append(store.entries(messages))
+        found.log.append(messages, store.specials(messages))
         found.readers.wake(None)
 
     def _check(self, topic: str, messages: tuple[Message, ...]) -> None:

@@ -62,7 +62,7 @@ def test_a_copy_has_the_same_id() -> None:
         lambda m: m.metadata.popitem(),
         lambda m: operator.setitem(m.metadata, "a", "2"),
         lambda m: operator.delitem(m.metadata, "a"),
-        lambda m: operator.ior(m.metadata, {"a": "2"}),
+        lambda m: m.metadata.__ior__({"a": "2"}),
         lambda m: setattr(m, "payload", b"y"),
         lambda m: delattr(m, "payload"),
     ],

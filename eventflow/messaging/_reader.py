@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Undecoded
@@ -20,6 +21,8 @@ from eventflow.messaging import metadata as meta
 from eventflow.messaging.codec import JsonCodec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventflow.messaging._runner import Runner
     from eventflow.messaging._scope import Scope
     from eventflow.messaging.codec import Codec
@@ -35,6 +38,8 @@ RECEIVE = 500
 """Deliveries that are asked for at once."""
 
 SLICE_S = 0.005
+LOOK_UP_EVERY = 16
+
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
@@ -63,7 +68,7 @@ class Reader:
         self.first: asyncio.Future[None] = scope.loop.create_future()
         self._scope = scope
         self._codec: Codec = JsonCodec()
-        self._by_name: dict[str, tuple[Runner, type[Event]]] = {}
+        self._by_name: dict[str, tuple[Runner, Callable[..., Event]]] = {}
         self._raw: Runner | None = None
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +90,13 @@ class Reader:
             self._raw = runner
         for event in runner.binding.events:
             if event.topic == self.topic:
-                self._by_name[event_name(event)] = (runner, event)
+                # Looked up once: pydantic makes each look-up on a class a slow one.
+                read = (
+                    event.from_json
+                    if isinstance(self._codec, JsonCodec)
+                    else partial(self._codec.decode, event)
+                )
+                self._by_name[event_name(event)] = (runner, read)
         then = runner.binding.dead_letters
         if then.publisher is not None:
             self.dead_letters = then.publisher
@@ -195,12 +206,12 @@ class Reader:
                 self.state, self.reason = "failed", "the broker was closed"
                 return
             slice_end = loop.time() + SLICE_S
-            for delivery in batch:
-                if self._is_ending:
-                    return  # the rest is given back with the subscription
+            for number, delivery in enumerate(batch):
                 self._dispatch(delivery)
-                if loop.time() >= slice_end:
+                if not number % LOOK_UP_EVERY and loop.time() >= slice_end:
                     await asyncio.sleep(0)
+                    if self._is_ending:
+                        return  # the rest is given back with the subscription
                     slice_end = loop.time() + SLICE_S
             await asyncio.sleep(0)
 
@@ -215,11 +226,10 @@ class Reader:
         if bound is None:
             self._unknown(delivery, name or "")
             return
-        runner, event_class = bound
+        runner, read = bound
         message = delivery.message
         try:
-            event = self._codec.decode(
-                event_class,
+            event = read(
                 message.payload,
                 event_id=message.id,
                 occurred_at=message.metadata.get(meta.OCCURRED_AT, ""),
@@ -230,7 +240,7 @@ class Reader:
         delivery.event = event
         runner.offer(delivery, event, self)
 
-    def _only(self) -> tuple[Runner, type[Event]] | None:
+    def _only(self) -> tuple[Runner, Callable[..., Event]] | None:
         """The class that a message without a name is of: the only one there is."""
         if len(self._by_name) == 1:
             return next(iter(self._by_name.values()))

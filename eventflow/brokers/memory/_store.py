@@ -76,6 +76,7 @@ class Store:
         is_open: Whether the broker is entered.
         capacity: Most messages of a topic.
         max_payload_bytes: Largest payload; ``None`` for no bound.
+        topics: The topics that were named so far.
     """
 
     def __init__(self, name: str, *, capacity: int, max_payload_bytes: int | None) -> None:
@@ -83,7 +84,7 @@ class Store:
         self.capacity = capacity
         self.max_payload_bytes = max_payload_bytes
         self._name = name
-        self._topics: dict[str, Topic] = {}
+        self.topics: dict[str, Topic] = {}
 
     def check_open(self) -> None:
         """Raise unless the broker is entered."""
@@ -98,14 +99,14 @@ class Store:
         Raises:
             InvalidTopicError: The name is none.
         """
-        found = self._topics.get(name)
+        found = self.topics.get(name)
         if found is None:
-            found = self._topics[validate_topic(name)] = Topic(self.capacity)
+            found = self.topics[validate_topic(name)] = Topic(self.capacity)
         return found
 
     def wake_all(self) -> None:
         """Let everybody look again."""
-        for topic in self._topics.values():
+        for topic in self.topics.values():
             topic.readers.wake(None)
             topic.writers.wake(None)
 

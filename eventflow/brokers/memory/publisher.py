@@ -38,8 +38,9 @@ class MemoryPublisher:
     async def publish(self, topic: str, *messages: Message) -> None:
         """Store messages; see `eventflow.messaging.Publisher`."""
         store = self._store
-        store.check_open()
-        found = store.topic(topic)
+        if not store.is_open:
+            store.check_open()
+        found = store.topics.get(topic) or store.topic(topic)
         if not messages:
             return
         if store.max_payload_bytes is not None or len(messages) > 1:

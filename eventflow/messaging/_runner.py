@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
+    from eventflow.messaging.batch import Batch
     from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Runner",)
@@ -80,7 +81,7 @@ class Runner:
         self._queue: deque[Job] = deque()
         self._lanes: Lanes = Lanes()
         self._due: deque[Job] = deque()
-        self._held: Job | None = None
+        self._held: set[Job] = set()
         self._waiting: set[Job] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
@@ -195,6 +196,19 @@ class Runner:
 
         return call_and_publish
 
+    @property
+    def takes_message(self) -> bool:
+        """Whether the handler gets messages, not events."""
+        return self.binding.takes_message
+
+    async def call_with_batch(self, worker: Worker, batch: Batch[Any]) -> None:
+        """Run the handler on a batch."""
+        handler = self.binding.handler
+        if is_async(handler):
+            await handler(batch, *self._resource)
+        else:
+            await worker.call_in_thread(handler, batch, *self._resource)
+
     def own(self, middleware: Any) -> Any:
         """The middleware that one with ``for_handler`` gives for this handler; made once."""
         found = self._own.get(middleware)
@@ -214,7 +228,9 @@ class Runner:
                 self._refuse_delivered_too_often(job)
                 return
         options = self.options
-        if options.order_key is not None:
+        if options.batch is not None:
+            parked = None
+        elif options.order_key is not None:
             try:
                 job.lane = options.order_key(event)
                 job.has_lane = True
@@ -309,6 +325,22 @@ class Runner:
             with suppress(ValueError):
                 self._idle.remove(future)
 
+    async def wait_for_job_until(self, until: float) -> bool:
+        """The same until loop time ``until``. Whether there may be one."""
+        try:
+            async with asyncio.timeout_at(until) as scope:
+                await self.wait_for_job()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return False
+        return True
+
+    def untake(self, job: Job) -> None:
+        """Put a job back that was taken and not started: a stop came first."""
+        self.released += 1
+        self._end(job)
+
     def _wake(self) -> None:
         while self._idle:
             future = self._idle.popleft()
@@ -361,7 +393,7 @@ class Runner:
         else:
             self._waiting.add(job)
             if self._is_serial and not job.has_lane:
-                self._held = job
+                self._held.add(job)
             job.timer = self.scope.loop.call_later(
                 delay, self._retry, job, context=self.timer_context
             )
@@ -369,8 +401,7 @@ class Runner:
     def _retry(self, job: Job) -> None:
         self._waiting.discard(job)
         job.timer = None
-        if self._held is job:
-            self._held = None
+        self._held.discard(job)
         if job.delivery.state is not _PENDING:
             self.released += 1
             self._end(job)
@@ -585,7 +616,7 @@ class Runner:
             self._give_back(job)
         self._due.clear()
         self._waiting.clear()
-        self._held = None
+        self._held.clear()
         self._leave_idle()
 
     def _leave_idle(self) -> None:
@@ -612,9 +643,9 @@ class Runner:
                 continue
             job = worker.job
             worker.abandon()
-            if job is not None:
+            for held in worker.batch or ([] if job is None else [job]):
                 self.abandoned += 1
-                self._end(job)
+                self._end(held)
             self.scope.note_abandoned(task, None if job is None else job.delivery)
             if worker.thread is not None:
                 task.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, cast
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.errors import PydanticUserError
@@ -325,18 +325,24 @@ def _identity(event: Event) -> Identity:
     except AttributeError:
         # Made by pydantic itself, as a TypeAdapter of the class does.
         stamp = time_ns()
-    if isinstance(stamp, int) or isinstance(stamp[1], str):
-        with _first_read.lock:
-            # Another thread may have been faster.
-            kept: _Stamp = getattr(event, "__eventflow_stamp__", stamp)
-            if isinstance(kept, int):
-                stamp = made(kept)
-            elif isinstance(kept[1], str):
-                stamp = given(kept[0], read_time(kept[1]), time_ns())
-            else:
-                stamp = kept
-            _set_stamp(event, stamp)
-    return stamp
+    if not isinstance(stamp, int) and _is_read(stamp):
+        return stamp
+    with _first_read.lock:
+        # Another thread may have been faster.
+        kept: _Stamp = getattr(event, "__eventflow_stamp__", stamp)
+        if isinstance(kept, int):
+            identity = made(kept)
+        elif _is_read(kept):
+            identity = kept
+        else:
+            event_id, text = kept
+            identity = given(event_id, read_time(str(text)), time_ns())
+        _set_stamp(event, identity)
+        return identity
+
+
+def _is_read(stamp: Identity | Unread) -> TypeGuard[Identity]:
+    return not isinstance(stamp[1], str)
 
 
 def _read_first(cls: type[Event], data: bytes) -> Any:

@@ -327,8 +327,9 @@ class Runner:
 
     async def wait_for_job_until(self, until: float) -> bool:
         """The same until loop time ``until``. Whether there may be one."""
+        scope = asyncio.timeout_at(until)
         try:
-            async with asyncio.timeout_at(until) as scope:
+            async with scope:
                 await self.wait_for_job()
         except TimeoutError:
             if not scope.expired():
@@ -402,12 +403,12 @@ class Runner:
         self._waiting.discard(job)
         job.timer = None
         self._held.discard(job)
-        if job.delivery.state is not _PENDING:
+        if job.delivery.state is _PENDING:
+            self._due.append(job)
+        else:
             self.released += 1
             self._end(job)
-            return
-        self._due.append(job)
-        self._wake()
+        self._wake()  # also for those that it held up
 
     def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
         """Have it delivered again, with the failures so far where the broker can keep them."""

@@ -43,8 +43,6 @@ class Message:
         Message(id='m-1', payload=b'{"n":1}', metadata={'name': 'Ping'})
     """
 
-    __slots__ = ("headers", "id", "key", "metadata", "payload")
-
     if TYPE_CHECKING:
 
         @property
@@ -71,6 +69,9 @@ class Message:
         def headers(self) -> NativeHeaders:
             """Native headers that can't be metadata."""
             ...
+
+    else:
+        __slots__ = ("headers", "id", "key", "metadata", "payload")
 
     def __init__(
         self,
@@ -178,8 +179,9 @@ class _Metadata(dict[str, str]):
             "message.copy(metadata={**message.metadata, …})"
         )
 
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    clear = pop = popitem = setdefault = update = _refuse
+    if not TYPE_CHECKING:
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Metadata, ({**self},)

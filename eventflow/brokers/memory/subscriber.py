@@ -141,11 +141,13 @@ class _MemoryDeliveries(Deliveries):
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         while not self._is_closed and self._store.is_open:
             room = min(limit, self._bound - len(self._open))
+            until = None
             if room > 0 and not self._is_paused:
                 items = self._group.take(room, self._loop.time())
                 if items:
                     return [self._deliver(item) for item in items]
-            await self._topic.readers.wait(self._group.next_due)
+                until = self._group.next_due
+            await self._topic.readers.wait(until)
         return ()
 
     def _deliver(self, item: Item) -> Delivery:

@@ -19,9 +19,10 @@ class Noting:
         self.settled: list[tuple[SettlementState, float, int | None]] = []
 
     def settle(self, delivery: Delivery) -> None:
-        is_nack = delivery.state is SettlementState.NACKED
-        asked = (delivery.nack_delay, delivery.nack_failures) if is_nack else (0.0, None)
-        self.settled.append((delivery.state, *asked))
+        if delivery.state is SettlementState.NACKED:
+            self.settled.append((delivery.state, delivery.nack_delay, delivery.nack_failures))
+        else:
+            self.settled.append((delivery.state, 0.0, None))
 
 
 def new(settler: Noting | None = None) -> Delivery:

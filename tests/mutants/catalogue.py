@@ -106,6 +106,24 @@ MUTANTS = (
         "        return True\n",
         "        self.job = None\n        return True\n",
     ),
+    Mutant(
+        "a drain does not wait for a thread that timed out",
+        "bus/_inbox.py",
+        "self.turns or self.overdue or self.in_flight)\n",
+        "self.turns or self.in_flight)\n",
+    ),
+    Mutant(
+        "the grace does not wait for a thread that timed out",
+        "bus/_scope.py",
+        "        await self.wait_returned((c.inbox for c in consumers), until)\n",
+        "",
+    ),
+    Mutant(
+        "a subscription closed alone leaves a thread that timed out",
+        "bus/_consumer.py",
+        "        await scope.wait_returned((self.inbox,), until)\n",
+        "",
+    ),
     # ------------------------------------------------------------------------------ service
     Mutant(
         "members are left in the order they were entered",

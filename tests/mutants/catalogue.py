@@ -124,6 +124,12 @@ MUTANTS = (
         "        await scope.wait_returned((self.inbox,), until)\n",
         "",
     ),
+    Mutant(
+        "a worker that never waits lets nobody else run",
+        "bus/_worker.py",
+        "SLICE_S = 0.005\n",
+        "SLICE_S = 1e9\n",
+    ),
     # ------------------------------------------------------------------------------ service
     Mutant(
         "members are left in the order they were entered",
@@ -482,8 +488,8 @@ MUTANTS = (
     Mutant(
         "a stop does not wait for handlers that run",
         "bus/_inbox.py",
-        "        return not (self.queue or self.lanes or self.turns or self.in_flight)\n",
-        "        return not (self.queue or self.lanes or self.turns)\n",
+        "self.turns or self.overdue or self.in_flight)\n",
+        "self.turns or self.overdue)\n",
     ),
     Mutant(
         "a stop refuses handlers that publish while they finish",

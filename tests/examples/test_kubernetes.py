@@ -162,7 +162,7 @@ def test_the_manifests_command_runs_in_the_image(tmp_path: Path) -> None:
     """
     root = image(tmp_path)
     before = written(root)
-    program, *arguments = container()["command"]
+    program, *arguments = [str(each) for each in container()["command"]]
     assert program == "python"
     elsewhere = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=8080": "--port=0"}
     assert elsewhere.keys() <= set(arguments)

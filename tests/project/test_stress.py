@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 VARIABLE = "EVENTFLOW_STRESS"
 MARK = "pytest.mark.stress"
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def uses(node: ast.AST, names: set[str]) -> bool:
@@ -36,12 +35,14 @@ def made_from_it(tree: ast.Module) -> set[str]:
             if isinstance(statement, (ast.Assign, ast.AnnAssign)) and uses(statement, names):
                 targets = getattr(statement, "targets", [getattr(statement, "target", None)])
                 names |= {target.id for target in targets if isinstance(target, ast.Name)}
-            elif isinstance(statement, (Function, ast.ClassDef)) and uses(statement, names):
+            elif isinstance(
+                statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            ) and uses(statement, names):
                 names.add(statement.name)
     return names
 
 
-def marks(node: ast.Module | Function | ast.ClassDef) -> set[str]:
+def marks(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> set[str]:
     """The marks on a test or a class, or those of a whole module."""
     if isinstance(node, ast.Module):
         found: list[ast.expr] = []
@@ -60,13 +61,15 @@ def unmarked(tree: ast.Module) -> Iterator[ast.stmt]:
         return
     names = made_from_it(tree)
     for node in tree.body:
-        if not isinstance(node, (Function, ast.ClassDef)) or MARK in marks(node):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        if MARK in marks(node):
             continue
         tests = node.body if isinstance(node, ast.ClassDef) else [node]
         for test in tests:
-            if not isinstance(test, Function) or not test.name.startswith("test"):
+            if not isinstance(test, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
-            if MARK not in marks(test) and uses(test, names):
+            if test.name.startswith("test") and MARK not in marks(test) and uses(test, names):
                 yield test
 
 

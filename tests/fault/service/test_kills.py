@@ -61,7 +61,7 @@ def judge(seed: int, directory: Path) -> None:
             run.until(lambda: len(entered(recorder)) == 3, "replaced")
             successor = entered(recorder)[2]
             for pid in (other, successor):
-                run.until(lambda: of(pid, recorder.all("done")), f"handled by {pid}")  # noqa: B023
+                run.until(lambda: bool(of(pid, recorder.all("done"))), f"handled by {pid}")  # noqa: B023
             run.until_ready()
             run.send(SIGTERM)
             assert run.wait() == 0, run.stderr[-3000:]

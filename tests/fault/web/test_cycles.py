@@ -58,7 +58,7 @@ def litestar(service: Service, bus: EventBus) -> Any:
 async def request(app: Any, state: dict[str, Any]) -> int:
     """Do what a server does with a request; the status of the answer."""
     statuses: list[int] = []
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",

@@ -48,7 +48,7 @@ def test_each_resolves_and_none_is_pending(turns: int, capacity: int) -> None:
     assert sorted(handled) == accepted
     errors = Counter(type(error) for error in outcomes if error is not None)
     assert set(errors) <= {BusClosedError, BufferFullError}
-    # Without a turn the stop was there first, and 50 turns are enough for all that find room.
+    # Without a turn the stop is there first, and 50 turns are enough for all that find room.
     if turns == 0:
         assert accepted == []
     elif turns == 50 and capacity == PUBLISHES:

@@ -309,13 +309,12 @@ async def test_a_stop_waits_for_a_thread_that_outlived_its_timeout(end: str, alo
         on_failure=FailurePolicy(retry=retry),
         resources=files.opened,
     )
-    loop = asyncio.get_running_loop()
-    loop.call_later(0.3, handler.release.set)
     aborts = end == "an abort"
     with suppress(ZeroDivisionError):
         async with bus:
             await bus.publish(Ping())
             await handler.times_out(sub)
+            asyncio.get_running_loop().call_later(0.2, handler.release.set)
             if alone:
                 await sub.aclose(drain=not aborts)
                 assert handler.found_open == [True]

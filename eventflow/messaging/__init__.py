@@ -1,6 +1,7 @@
 """Messages, and what carries them: publishers, subscribers, and the router between them."""
 
 from eventflow.messaging._options import HandlerOptions
+from eventflow.messaging.batch import Batch
 from eventflow.messaging.bridge import Bridge, forward
 from eventflow.messaging.codec import Codec, JsonCodec
 from eventflow.messaging.connect import connect
@@ -35,6 +36,7 @@ from eventflow.messaging.statistics import (
 )
 
 __all__ = (
+    "Batch",
     "Bridge",
     "Broadcast",
     "Broker",

@@ -291,8 +291,8 @@ def forward(
         elif carried.receipt is not None:
             return
         message = message_of(event, carried, encoder, key=None if key is None else key(event))
-        message.metadata[meta.FROM_BUS] = origin_of(bus)
-        await publisher.publish(event.topic or "", message)
+        metadata = {**message.metadata, meta.FROM_BUS: origin_of(bus)}
+        await publisher.publish(event.topic or "", message.copy(metadata=metadata))
 
     made: list[Subscription] = []
     try:

@@ -211,14 +211,15 @@ class _Unreadable(Message):
 
     @classmethod
     def instead_of(cls, message: Message, error: Exception) -> _Unreadable:
-        self = cls.__new__(cls)
-        self.id, self.metadata = message.id, message.metadata
-        self.key, self.headers = message.key, message.headers
-        self.error = error
+        self = cls.received(
+            message.id, b"", message.metadata, key=message.key, headers=message.headers
+        )
+        assert isinstance(self, cls)
+        object.__setattr__(self, "error", error)
         return self
 
     @property
-    def payload(self) -> bytes:  # type: ignore[override]
+    def payload(self) -> bytes:
         raise self.error
 
     def __repr__(self) -> str:

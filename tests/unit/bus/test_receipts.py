@@ -465,6 +465,7 @@ def _parity(event: Ping) -> int:
     return event.n % 2
 
 
+@pytest.mark.stress
 @pytest.mark.promise("3")
 @settings(
     max_examples=2_000 if STRESS else 100,

@@ -649,6 +649,7 @@ async def play(
             assert open_now == len(await stored(broker, "orders.dead_letter")) == 0
 
 
+@pytest.mark.stress
 @settings(
     max_examples=500 if STRESS else 30,
     deadline=None,

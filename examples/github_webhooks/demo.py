@@ -132,7 +132,8 @@ class Demo:
 
     async def _check_database(self) -> None:
         with anyio.move_on_after(LONGEST_WAIT_S):
-            while self._count_intact() != len(self._sent):
+            # Nothing tells when a row is written, here or in another process.
+            while self._count_intact() != len(self._sent):  # noqa: ASYNC110
                 await anyio.sleep(EVERY_S)
         intact = self._count_intact()
         self._say(f"  {intact} of {len(self._sent)} are in the feed, byte for byte")

@@ -64,7 +64,7 @@ async def stats(request: Request) -> dict[str, Any]:
     # What is dropped and rejected is so by a bus; a broker's messages wait.
     none = {"dropped": 0, "rejected": 0}
     rows = [none | asdict(row) for row in rows_of(ledger)]
-    return {"subscriptions": rows, "adds_up": ledger.adds_up}
+    return {"state": ledger.state, "subscriptions": rows, "adds_up": ledger.adds_up}
 
 
 def rows_of(ledger: ServiceLedger) -> list[SubscriptionStatistics | HandlerStatistics]:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from eventflow.errors import BufferFullError, BusClosedError
+from eventflow.errors import (
+    BrokerClosedError,
+    BufferFullError,
+    BusClosedError,
+    PublishTimeoutError,
+)
 from eventflow.testing import no_leaks
 from examples.github_webhooks.app import create_app
 from examples.github_webhooks.events import ACTIVITIES, Activity, WebhookReceived, activity_of
@@ -205,7 +210,16 @@ async def test_a_body_of_25_mb_is_accepted(app: FastAPI, http: httpx.AsyncClient
     assert len(app.state.publisher.events[0].body) == LIMIT
 
 
-@pytest.mark.parametrize("error", [BufferFullError("full"), BusClosedError("closed")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        BufferFullError("full"),
+        BusClosedError("closed"),
+        PublishTimeoutError("away"),
+        BrokerClosedError("closed"),
+    ],
+    ids=repr,
+)
 async def test_what_can_t_be_taken_is_not_accepted(
     error: Exception, app: FastAPI, http: httpx.AsyncClient
 ) -> None:

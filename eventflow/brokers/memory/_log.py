@@ -117,7 +117,7 @@ class Group:
         if item.has_lane:
             assert item.message.key is not None
             self._lanes.release(item.message.key)
-        self._log.trim()
+        self._log.on_ack()
 
     def nack(self, item: Item, *, due: float | None) -> None:
         """Deliver it again, at loop time ``due``; its key, if it has one, stays taken."""
@@ -139,14 +139,13 @@ class Log:
     with no group at all the oldest falls out. What a group still needs never does.
     """
 
-    def __init__(self, capacity: int, on_room: Callable[[], None]) -> None:
+    def __init__(self, capacity: int, on_ack: Callable[[], None]) -> None:
         self.groups: dict[str, Group] = {}
         self.broadcasts: set[Group] = set()
         self._capacity = capacity
-        self._on_room = on_room
+        self.on_ack = on_ack
         self._entries: deque[tuple[Message, float, int]] = deque()
         self._base = 0
-        self._is_full = False
 
     @property
     def end(self) -> int:
@@ -164,9 +163,7 @@ class Log:
     def room(self) -> int:
         """How many messages could be appended now."""
         lowest = min((group.lowest for group in self._readers()), default=self.end)
-        room = self._capacity - (self.end - lowest)
-        self._is_full = room <= 0
-        return room
+        return self._capacity - (self.end - lowest)
 
     def append(self, entries: Iterable[tuple[Message, float, int]]) -> None:
         """Store messages; there has to be room."""
@@ -175,17 +172,17 @@ class Log:
             self._entries.popleft()
             self._base += 1
 
-    def trim(self) -> None:
-        """Tell those who wait, if there is room again."""
-        if self._is_full and self.room() > 0:
-            self._on_room()
-
     def group(self, name: str) -> Group:
         """A group by name; a new one begins with the oldest message there is."""
         found = self.groups.get(name)
         if found is None:
             found = self.groups[name] = Group(self, self._base)
         return found
+
+    def lag(self, name: str) -> int:
+        """What a group has not acked; of one that there is not yet, what it would begin with."""
+        found = self.groups.get(name)
+        return len(self._entries) if found is None else found.lag
 
     def join(self) -> Group:
         """A group for one subscription alone, which begins with the next message."""
@@ -196,4 +193,4 @@ class Log:
     def leave(self, group: Group) -> None:
         """Forget a group that `join` made."""
         self.broadcasts.discard(group)
-        self.trim()
+        self.on_ack()

@@ -13,7 +13,7 @@ from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ("Store", "Waiters")
 
@@ -25,6 +25,10 @@ class Waiters:
 
     def __init__(self) -> None:
         self._futures: deque[asyncio.Future[None]] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._futures)
 
     async def wait(self, until: float | None = None) -> None:
         """Wait to be woken, or until loop time ``until``."""
@@ -64,7 +68,12 @@ class Topic:
     def __init__(self, capacity: int) -> None:
         self.readers = Waiters()
         self.writers = Waiters()
-        self.log = Log(capacity, on_room=lambda: self.writers.wake(None))
+        self.log = Log(capacity, on_ack=self._tell_writers)
+
+    def _tell_writers(self) -> None:
+        # All of them, and after every ack: the first may want more room than there is now.
+        if self.writers and self.log.room() > 0:
+            self.writers.wake(None)
 
 
 class Store:
@@ -74,6 +83,7 @@ class Store:
         is_open: Whether the broker is entered.
         capacity: Most messages of a topic.
         max_payload_bytes: Largest payload; ``None`` for no bound.
+        subscriptions: How to end each subscription that is open.
     """
 
     def __init__(self, name: str, *, capacity: int, max_payload_bytes: int | None) -> None:
@@ -82,6 +92,7 @@ class Store:
         self.max_payload_bytes = max_payload_bytes
         self._name = name
         self._topics: dict[str, Topic] = {}
+        self.subscriptions: dict[object, Callable[[], None]] = {}
 
     def check_open(self) -> None:
         """Raise unless the broker is entered."""
@@ -97,10 +108,12 @@ class Store:
             found = self._topics[name] = Topic(self.capacity)
         return found
 
-    def wake_all(self) -> None:
-        """Let everybody look again."""
+    def close(self) -> None:
+        """End every subscription, as if it were left, and every publish that waits."""
+        self.is_open = False
+        while self.subscriptions:
+            self.subscriptions.popitem()[1]()
         for topic in self._topics.values():
-            topic.readers.wake(None)
             topic.writers.wake(None)
 
     def entries(self, messages: Sequence[Message]) -> list[tuple[Message, float, int]]:

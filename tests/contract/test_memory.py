@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from eventflow.brokers.memory import MemoryBroker
-from eventflow.messaging import Broadcast, Message
 from eventflow.testing.contract import BrokerContract
+from tests.contract.full import ROOM, full
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from eventflow.messaging import Broker
-
-ROOM = 1_000
 
 
 @pytest.mark.virtual_clock
@@ -39,13 +36,5 @@ class TestSmallMemory(BrokerContract):
             capacity=ROOM, publish_timeout=self.publish_timeout, max_payload_bytes=65_536
         )
 
-    @asynccontextmanager
-    async def blocked(self, broker: Broker, topic: str) -> AsyncGenerator[None]:
-        """Somebody holds as many messages as the topic has room for."""
-        holder = broker.subscriber(group=Broadcast())
-        async with holder.subscribe(topic, max_in_flight=ROOM) as deliveries:
-            held = 0
-            while held < ROOM:
-                await broker.publisher().publish(topic, Message(b"in the way"))
-                held += len(await deliveries.receive(ROOM))
-            yield
+    def blocked(self, broker: Broker, topic: str) -> AbstractAsyncContextManager[None]:
+        return full(broker, topic)

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     import pytest
@@ -22,12 +22,14 @@ from eventflow.messaging import Message
 from eventflow.testing.contract._tally import Counts, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from eventflow.messaging import Broker, Deliveries, Delivery, Publisher, Subscriber
 
-__all__ = ("ContractCase", "Crew", "acked")
+__all__ = ("ContractCase", "acked")
+
+T = TypeVar("T")
 
 COUNTS = "eventflow_contract"
 """Name of the property that a test's report carries its counts under."""
@@ -38,17 +40,6 @@ _TOPIC_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 def acked(delivery: Delivery) -> None:
     """Ack it: what a reader does unless a test says otherwise."""
     delivery.ack()
-
-
-class Crew:
-    """Members that receive one topic side by side; see `ContractCase.reading`.
-
-    Attributes:
-        deliveries: The subscription of each member.
-    """
-
-    def __init__(self) -> None:
-        self.deliveries: list[Deliveries] = []
 
 
 class ContractCase:
@@ -200,11 +191,12 @@ class ContractCase:
         """Publish messages, ``batch`` a call, by ``at_once`` publishers side by side."""
         if tally is not None:
             tally.published(*messages)
+        limit = self.publish_timeout + self.patience
         parts = iter([messages[n : n + batch] for n in range(0, len(messages), batch)])
 
         async def work() -> None:
             for part in parts:
-                await publisher.publish(topic, *part)
+                await self.bounded(publisher.publish(topic, *part), "publish()", within=limit)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -220,12 +212,12 @@ class ContractCase:
         members: int = 1,
         max_in_flight: int | None = None,
         handle: Callable[[Delivery], Any] = acked,
-    ) -> AsyncGenerator[Crew]:
+    ) -> AsyncGenerator[None]:
         """Receive a topic by several members while the block lasts, and then end them.
 
         Each delivery is counted, and handed to ``handle``, which acks it unless told otherwise.
         """
-        crew = Crew()
+        entered: list[Deliveries] = []
 
         async def read(deliveries: Deliveries) -> None:
             async for delivery in deliveries:
@@ -237,10 +229,10 @@ class ContractCase:
                 deliveries = await stack.enter_async_context(
                     subscriber.subscribe(topic, max_in_flight=max_in_flight)
                 )
-                crew.deliveries.append(deliveries)
-            tasks = [group.create_task(read(deliveries)) for deliveries in crew.deliveries]
+                entered.append(deliveries)
+            tasks = [group.create_task(read(deliveries)) for deliveries in entered]
             try:
-                yield crew
+                yield
             finally:
                 # Leaving ends those who wait in receive(): nobody is cancelled here.
                 await self.bounded(stack.aclose(), "leaving the subscriptions")
@@ -253,18 +245,19 @@ class ContractCase:
             task.cancel()
         if pending:
             await asyncio.wait(pending)
-        assert not pending, f"{len(pending)} receive() did not end though the subscription was left"
+        assert not pending, f"{len(pending)} calls did not end though what they wait in was left"
 
     async def complete(self, tally: Tally) -> None:
         """Wait until everything has come, and then long enough for what comes too often."""
         await tally.complete(patience=self.patience)
         await asyncio.sleep(self.silence)
 
-    async def bounded(self, call: Any, what: str, *, within: float | None = None) -> Any:
+    async def bounded(self, call: Awaitable[T], what: str, *, within: float | None = None) -> T:
         """Await something that has to end; say what did not."""
         limit = self.patience if within is None else within
+        scope = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as scope:
+            async with scope:
                 return await call
         except TimeoutError as exc:
             if not scope.expired():
@@ -275,7 +268,7 @@ class ContractCase:
         """The next delivery; fails if none comes."""
         found = await self.bounded(deliveries.receive(), "receive()")
         assert len(found) == 1, f"receive() gave {len(found)} deliveries, 1 was asked for"
-        delivery: Delivery = found[0]
+        delivery = found[0]
         if tally is not None:
             tally.received(delivery)
         return delivery

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,8 +15,11 @@ from eventflow.errors import (
     PublishTimeoutError,
     UnsupportedFeatureError,
 )
-from eventflow.messaging import Message, Publisher
+from eventflow.messaging import Message
 from eventflow.testing.contract._case import ContractCase
+
+if TYPE_CHECKING:
+    from eventflow.messaging import Delivery, Publisher
 
 __all__ = ("ContentsContract",)
 
@@ -55,12 +59,12 @@ class ContentsContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             tally = self.tally()
-            async with self.reading(
-                subscriber,
-                topic,
-                tally,
-                handle=lambda delivery: came.append(delivery.message) or delivery.ack(),  # type: ignore[func-returns-value]
-            ):
+
+            def handle(delivery: Delivery) -> None:
+                came.append(delivery.message)
+                delivery.ack()
+
+            async with self.reading(subscriber, topic, tally, handle=handle):
                 await self.publish(broker.publisher(), topic, messages, tally)
                 await self.complete(tally)
             tally.check(duplicates=self.max_duplicates)

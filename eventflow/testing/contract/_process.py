@@ -43,7 +43,7 @@ class Elsewhere:
         return self
 
     def _start(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - this file, by this interpreter
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ("Counts", "Tally")
 
 _SHOWN = 5
+_STORM = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Tally:
         for message in messages:
             self._published[message.id] = message
             self._owe(message.id, 1)
+        self._changed.set()
 
     def may_be_stored(self, *messages: Message) -> None:
         """These may come or not: their publish was cut short, and will not be tried again."""
@@ -87,9 +89,15 @@ class Tally:
             self._owe(message.id, 0)
 
     def received(self, delivery: Delivery) -> int:
-        """This one came. Returns how often it has come by now."""
+        """This one came. Returns how often it has come by now.
+
+        Raises:
+            AssertionError: It came a hundred times more than it was asked for: there is no end.
+        """
         message = delivery.message
         self._received[message.id] += 1
+        if self._received[message.id] > _STORM + self._again[message.id]:
+            raise AssertionError(f"message {message.id} comes again and again: {self.counts}")
         self._owe(message.id, -1)
         sent = self._published.get(message.id)
         if sent is not None and not self._equal(sent, message):
@@ -152,7 +160,7 @@ class Tally:
         await self.until(lambda: self.is_complete, patience=patience)
 
     async def until(self, condition: Callable[[], bool], *, patience: float) -> bool:
-        """Wait until a condition on what came holds, or nothing came for ``patience`` seconds."""
+        """Wait until a condition holds, or nothing was published or came for ``patience`` s."""
         while not condition():
             self._changed.clear()
             try:

@@ -84,8 +84,8 @@ class AgainContract(ContractCase):
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(1), tally)
             async with (
-                subscriber.subscribe(topic) as slow,
-                subscriber.subscribe(topic) as idle,
+                self.subscribed(subscriber, topic) as slow,
+                self.subscribed(subscriber, topic) as idle,
             ):
                 delivery = await self.next(slow, tally)
                 held = self.silence * 3 if self.lease is None else self.lease * 2.5
@@ -107,8 +107,8 @@ class AgainContract(ContractCase):
             again: list[Delivery] = []
             await self.publish(broker.publisher(), topic, self.messages(100), tally, batch=10)
             loop = asyncio.get_running_loop()
-            async with subscriber.subscribe(topic, max_in_flight=100) as stays:
-                async with subscriber.subscribe(topic, max_in_flight=100) as stops:
+            async with self.subscribed(subscriber, topic, max_in_flight=100) as stays:
+                async with self.subscribed(subscriber, topic, max_in_flight=100) as stops:
                     for delivery in (taken := await self.take(stops, 100, tally)):
                         tally.asked_again(delivery)
                 left = loop.time()
@@ -129,7 +129,7 @@ class AgainContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(10), tally, batch=10)
-            async with subscriber.subscribe(topic, max_in_flight=10) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=10) as deliveries:
                 for n, delivery in enumerate(await self.take(deliveries, 10, tally)):
                     if n % 2:
                         delivery.ack()
@@ -147,7 +147,7 @@ class AgainContract(ContractCase):
         async with broker:
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(1), tally)
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 delivery = await self.next(deliveries, tally)
                 tally.asked_again(delivery)
                 await self.bounded(broker.__aexit__(None, None, None), "closing the broker")
@@ -166,7 +166,7 @@ class AgainContract(ContractCase):
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(1))
             counted: list[int | None] = []
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 for n in range(3):
                     delivery = await self.next(deliveries)
                     counted.append(delivery.deliveries)
@@ -179,13 +179,13 @@ class AgainContract(ContractCase):
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(1))
             seen: list[int] = []
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 for failures in (1, None, 4):
                     delivery = await self.next(deliveries)
                     seen.append(delivery.failures)
                     delivery.nack(failures=failures)
             for _ in range(2):  # given back once, then acked
-                async with subscriber.subscribe(topic) as deliveries:
+                async with self.subscribed(subscriber, topic) as deliveries:
                     delivery = await self.next(deliveries)
                     seen.append(delivery.failures)
             kept = broker.features.recorded_failures
@@ -197,7 +197,7 @@ class AgainContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(1), tally)
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 delivery = await self.next(deliveries, tally)
                 if not broker.features.nack_delay:
                     with pytest.raises(UnsupportedFeatureError):
@@ -232,11 +232,11 @@ class AgainContract(ContractCase):
                 return
             await self.publish(broker.publisher(), topic, self.messages(1))
             loop = asyncio.get_running_loop()
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 delivery = await self.next(deliveries)
                 began = loop.time()
                 delivery.nack(delay=self.delay)
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 again = await self.next(deliveries)
                 assert loop.time() - began >= self.delay * (1 - 1e-6)
                 again.ack()
@@ -252,7 +252,7 @@ class AgainContract(ContractCase):
             loop = asyncio.get_running_loop()
             metadata = delay_metadata(self.delay, now=datetime.now(UTC))
             delayed, other = Message(b"delayed", metadata), Message(b"other")
-            async with subscriber.subscribe(topic, max_in_flight=2) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=2) as deliveries:
                 if not broker.features.publish_delay:
                     with pytest.raises(UnsupportedFeatureError):
                         await broker.publisher().publish(topic, other, delayed)
@@ -285,7 +285,7 @@ class AgainContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(2), tally)
-            async with subscriber.subscribe(topic, max_in_flight=1) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=1) as deliveries:
                 first = await self.next(deliveries, tally)
                 tally.asked_again(first)
                 first.nack(delay=self.delay)

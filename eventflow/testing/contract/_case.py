@@ -156,14 +156,31 @@ class ContractCase:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Broker]:
         """A broker of its own for the test, open."""
-        async with self.new_broker() as broker:
+        broker = self.new_broker()
+        await self.bounded(broker.__aenter__(), "opening the broker")
+        try:
             yield broker
+        finally:
+            await self.bounded(broker.__aexit__(None, None, None), "closing the broker")
+
+    @asynccontextmanager
+    async def subscribed(
+        self, subscriber: Subscriber, topic: str, *, max_in_flight: int | None = None
+    ) -> AsyncGenerator[Deliveries]:
+        """A subscription, whose beginning and end have to end."""
+        async with AsyncExitStack() as stack:
+            manager = subscriber.subscribe(topic, max_in_flight=max_in_flight)
+            deliveries = await self.bounded(stack.enter_async_context(manager), "subscribing")
+            try:
+                yield deliveries
+            finally:
+                await self.bounded(stack.aclose(), "leaving a subscription")
 
     async def place(self, broker: Broker) -> tuple[str, Subscriber]:
         """A new topic, and a member of a new group that gets what is published to it."""
         topic, subscriber = self.new_topic(), broker.subscriber(group=self.new_group())
-        await broker.publisher().prepare(topic)
-        await subscriber.prepare(topic)
+        await self.bounded(broker.publisher().prepare(topic), "prepare() of a publisher")
+        await self.bounded(subscriber.prepare(topic), "prepare() of a subscriber")
         return topic, subscriber
 
     @staticmethod
@@ -226,8 +243,11 @@ class ContractCase:
 
         async with asyncio.TaskGroup() as group, AsyncExitStack() as stack:
             for _ in range(members):
-                deliveries = await stack.enter_async_context(
-                    subscriber.subscribe(topic, max_in_flight=max_in_flight)
+                deliveries = await self.bounded(
+                    stack.enter_async_context(
+                        subscriber.subscribe(topic, max_in_flight=max_in_flight)
+                    ),
+                    "subscribing",
                 )
                 entered.append(deliveries)
             tasks = [group.create_task(read(deliveries)) for deliveries in entered]
@@ -303,7 +323,7 @@ class ContractCase:
 
     async def nothing_is_left(self, subscriber: Subscriber, topic: str) -> None:
         """Fail if the group has not settled everything."""
-        async with subscriber.subscribe(topic) as deliveries:
+        async with self.subscribed(subscriber, topic) as deliveries:
             await self.is_silent(deliveries)
         if subscriber.features.lag:
             assert await subscriber.lag(topic) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -115,7 +116,7 @@ class ContentsContract(ContractCase):
             await broker.publisher().publish(topic, message)
             assert message.metadata == {"a": "1"}, "the publisher changed the message"
             message.metadata["a"] = "2"
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 first = await self.next(deliveries)
                 assert first.message.metadata == {"a": "1"}
                 first.message.metadata["a"] = "3"
@@ -129,7 +130,7 @@ class ContentsContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             await broker.publisher().publish(topic)
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 await self.is_silent(deliveries)
 
     async def test_native_headers_come_back_or_are_refused(self) -> None:
@@ -140,11 +141,11 @@ class ContentsContract(ContractCase):
             message = Message(b"x", {"a": "1"}, headers=headers)
             if not broker.features.headers:
                 await self._is_refused(broker.publisher(), topic, message, UnsupportedFeatureError)
-                async with subscriber.subscribe(topic) as deliveries:
+                async with self.subscribed(subscriber, topic) as deliveries:
                     await self.is_silent(deliveries)
                 return
             await broker.publisher().publish(topic, message)
-            async with subscriber.subscribe(topic) as deliveries:
+            async with self.subscribed(subscriber, topic) as deliveries:
                 for _ in range(2):
                     delivery = await self.next(deliveries)
                     assert delivery.message.headers == headers
@@ -240,7 +241,8 @@ class ContentsContract(ContractCase):
             loop = asyncio.get_running_loop()
             async with self.reading(subscriber, topic, tally):
                 if blocked is not None:
-                    async with blocked:
+                    async with AsyncExitStack() as stack:
+                        await self.bounded(stack.enter_async_context(blocked), "blocked()")
                         began = loop.time()
                         with pytest.raises(PublishTimeoutError) as caught:
                             await self.bounded(

@@ -75,12 +75,12 @@ class DeclaredContract(ContractCase):
             topic, subscriber = await self.place(broker)
             for wrong in ("a.*", "a.>", "", "a b", "a" * 1_000):
                 with pytest.raises(InvalidTopicError):
-                    async with subscriber.subscribe(wrong):
+                    async with self.subscribed(subscriber, wrong):
                         pass
                 with pytest.raises(InvalidTopicError):
                     await broker.publisher().publish(wrong, Message(b"x"))
             with pytest.raises(InvalidOptionError):
-                async with subscriber.subscribe(topic, max_in_flight=0):
+                async with self.subscribed(subscriber, topic, max_in_flight=0):
                     pass
 
     async def test_a_broker_that_is_not_open(self) -> None:
@@ -96,7 +96,7 @@ class DeclaredContract(ContractCase):
             with pytest.raises(BrokerClosedError):
                 await self.bounded(publisher.publish(topic, Message(b"x")), "publish()")
             with pytest.raises(BrokerClosedError):
-                async with subscriber.subscribe(topic):
+                async with self.subscribed(subscriber, topic):
                     pass
             with pytest.raises(BrokerClosedError):
                 await self.bounded(publisher.prepare(topic), "prepare() of a publisher")
@@ -157,7 +157,10 @@ class DeclaredContract(ContractCase):
                 return
             topic, subscriber = self.new_topic(), broker.subscriber(group=Broadcast())
             await broker.publisher().prepare(topic)
-            async with subscriber.subscribe(topic) as one, subscriber.subscribe(topic) as other:
+            async with (
+                self.subscribed(subscriber, topic) as one,
+                self.subscribed(subscriber, topic) as other,
+            ):
                 await self.publish(broker.publisher(), topic, self.messages(1))
                 (await self.next(other)).ack()
                 (await self.next(one)).nack()
@@ -176,7 +179,7 @@ class DeclaredContract(ContractCase):
             assert await subscriber.lag(topic) == 0
             await self.publish(broker.publisher(), topic, self.messages(5), batch=5)
             assert await subscriber.lag(topic) == 5
-            async with subscriber.subscribe(topic, max_in_flight=3) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=3) as deliveries:
                 one, two, three = await self.take(deliveries, 3)
                 assert await subscriber.lag(topic) == 5
                 one.ack()
@@ -196,7 +199,7 @@ class DeclaredContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             publisher, tally = broker.publisher(), self.tally()
-            async with subscriber.subscribe(topic, max_in_flight=10) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=10) as deliveries:
                 await self.publish(publisher, topic, self.messages(1), tally)
                 held = await self.next(deliveries, tally)
                 deliveries.pause()
@@ -229,7 +232,7 @@ class DeclaredContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(10), tally)
-            async with subscriber.subscribe(topic, max_in_flight=10) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=10) as deliveries:
                 tally.asked_again(await self.next(deliveries, tally))
                 deliveries.pause()
             async with self.reading(subscriber, topic, tally):

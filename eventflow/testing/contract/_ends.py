@@ -40,7 +40,7 @@ class EndsContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             manager = subscriber.subscribe(topic)
-            deliveries = await manager.__aenter__()
+            deliveries = await self.bounded(manager.__aenter__(), "subscribing")
             async with asyncio.TaskGroup() as group:
                 waiting = [group.create_task(deliveries.receive(5)) for _ in range(3)]
                 await asyncio.sleep(0)
@@ -58,7 +58,7 @@ class EndsContract(ContractCase):
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(5), tally)
             manager = subscriber.subscribe(topic, max_in_flight=5)
-            deliveries = await manager.__aenter__()
+            deliveries = await self.bounded(manager.__aenter__(), "subscribing")
             for delivery in await self.take(deliveries, 2, tally):
                 tally.asked_again(delivery)
             await self._left(manager)
@@ -75,12 +75,11 @@ class EndsContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-                waiting = [
-                    group.create_task(
-                        (await stack.enter_async_context(subscriber.subscribe(topic))).receive()
-                    )
+                entered = [
+                    await stack.enter_async_context(self.subscribed(subscriber, topic))
                     for _ in range(3)
                 ]
+                waiting = [group.create_task(deliveries.receive()) for deliveries in entered]
                 await asyncio.sleep(0)
                 await self._closed(broker)
                 await self.ended(waiting)
@@ -94,7 +93,7 @@ class EndsContract(ContractCase):
         async with broker:
             await publisher.prepare(topic := self.new_topic())
             manager = subscriber.subscribe(topic)
-            before = await manager.__aenter__()
+            before = await self.bounded(manager.__aenter__(), "subscribing")
         async with broker:
             await subscriber.prepare(topic)
             async with self.reading(subscriber, topic, tally):
@@ -154,7 +153,7 @@ class EndsContract(ContractCase):
             blocked = self.blocked(broker, topic)
             async with AsyncExitStack() as stack:
                 if blocked is not None:
-                    await stack.enter_async_context(blocked)
+                    await self.bounded(stack.enter_async_context(blocked), "blocked()")
                 async with asyncio.TaskGroup() as group:
                     waiting = group.create_task(self._ending(broker, topic, Message(b"x")))
                     for _ in range(5):
@@ -207,7 +206,7 @@ class EndsContract(ContractCase):
                     message = Message(b"mine")
                     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
                         if blocked is not None:
-                            await stack.enter_async_context(blocked)
+                            await self.bounded(stack.enter_async_context(blocked), "blocked()")
                         group.create_task(_later(stack, self.silence))
                         outcome = await self._round(current, publisher.publish(topic, message))
                     if outcome.status == "returned":
@@ -225,7 +224,7 @@ class EndsContract(ContractCase):
             tally = self.tally()
             for current in cancel_rounds():
                 messages = self.messages(4)
-                async with subscriber.subscribe(topic, max_in_flight=10) as deliveries:
+                async with self.subscribed(subscriber, topic, max_in_flight=10) as deliveries:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(self._publish_soon(broker, topic, messages, tally))
                         outcome = await self._round(current, deliveries.receive(2))
@@ -257,7 +256,7 @@ class EndsContract(ContractCase):
                     await self._left(manager)
             for current in cancel_rounds():
                 manager = subscriber.subscribe(topic)
-                deliveries = await manager.__aenter__()
+                deliveries = await self.bounded(manager.__aenter__(), "subscribing")
                 tally.asked_again(await self.next(deliveries, tally))
                 await self._round(current, manager.__aexit__(None, None, None))
                 await self._left(manager)
@@ -271,7 +270,7 @@ class EndsContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(50))
-            async with subscriber.subscribe(topic, max_in_flight=50) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=50) as deliveries:
                 for current in cancel_rounds(max_steps=24):
                     delivery = await self.next(deliveries)
                     async with asyncio.TaskGroup() as group:
@@ -310,7 +309,7 @@ class EndsContract(ContractCase):
                 if entered.status == "returned":
                     await self._closed(broker)
             for current in cancel_rounds():
-                await broker.__aenter__()
+                await self.bounded(broker.__aenter__(), "opening the broker")
                 await self._round(current, broker.__aexit__(None, None, None))
                 await self._closed(broker)
         async with broker:
@@ -339,8 +338,8 @@ class EndsContract(ContractCase):
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(6))
             async with (
-                subscriber.subscribe(topic, max_in_flight=4) as deliveries,
-                subscriber.subscribe(topic, max_in_flight=1) as paused,
+                self.subscribed(subscriber, topic, max_in_flight=4) as deliveries,
+                self.subscribed(subscriber, topic, max_in_flight=1) as paused,
             ):
                 paused.pause()
                 first, second, *_ = await self.take(deliveries, 3)

@@ -118,7 +118,7 @@ class UniversalContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(2), tally)
-            async with subscriber.subscribe(topic, max_in_flight=1) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=1) as deliveries:
                 first = await self.next(deliveries, tally)
                 await self.is_silent(deliveries)
                 assert first.ack()
@@ -133,7 +133,7 @@ class UniversalContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(10), tally)
-            async with subscriber.subscribe(topic, max_in_flight=3) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=3) as deliveries:
                 held = await self.take(deliveries, 3, tally)
                 await self.is_silent(deliveries)
                 held[1].ack()
@@ -167,7 +167,9 @@ class UniversalContract(ContractCase):
                     broker.publisher(), topic, messages[start : start + batch], tally
                 )
                 for _ in range(-(-reopenings // 5)):
-                    async with subscriber.subscribe(topic, max_in_flight=batch) as deliveries:
+                    async with self.subscribed(
+                        subscriber, topic, max_in_flight=batch
+                    ) as deliveries:
                         some = min(batch // 2 or 1, tally.lacking)
                         taken = await self.take(deliveries, some, tally)
                         for delivery in taken[::2]:
@@ -187,7 +189,7 @@ class UniversalContract(ContractCase):
             tally = self.tally()
 
             async def open_and_close() -> None:
-                async with subscriber.subscribe(topic):
+                async with self.subscribed(subscriber, topic):
                     await asyncio.sleep(0)  # all are open before the first is left
 
             async with asyncio.TaskGroup() as group:
@@ -209,7 +211,7 @@ class UniversalContract(ContractCase):
 
             for _ in range(3):
                 left = nacks
-                async with subscriber.subscribe(topic, max_in_flight=5) as deliveries:
+                async with self.subscribed(subscriber, topic, max_in_flight=5) as deliveries:
                     while left:
                         for delivery in await self.take(deliveries, min(left, 5), tally):
                             tally.asked_again(delivery)
@@ -263,7 +265,7 @@ class UniversalContract(ContractCase):
             )
             came: defaultdict[object, list[int]] = defaultdict(list)
             lanes: defaultdict[str | None, set[object]] = defaultdict(set)
-            async with subscriber.subscribe(topic, max_in_flight=50) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=50) as deliveries:
                 while not tally.is_complete:
                     delivery = await self.next(deliveries, tally)
                     if delivery.lane is not None:
@@ -283,7 +285,7 @@ class UniversalContract(ContractCase):
             messages = self.messages(5, keys=1)
             await self.publish(broker.publisher(), topic, messages, tally, batch=5)
             came: list[int] = []
-            async with subscriber.subscribe(topic, max_in_flight=1) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=1) as deliveries:
                 while not tally.is_complete:
                     delivery = await self.next(deliveries, tally)
                     came.append(int(delivery.message.metadata["n"]))
@@ -321,7 +323,7 @@ class UniversalContract(ContractCase):
         async with self.opened() as broker:
             topic, subscriber = await self.place(broker)
             await self.publish(broker.publisher(), topic, self.messages(3))
-            async with subscriber.subscribe(topic, max_in_flight=3) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=3) as deliveries:
                 acked, nacked, left = await self.take(deliveries, 3)
                 assert acked.ack()
                 assert nacked.nack()
@@ -340,7 +342,7 @@ class UniversalContract(ContractCase):
             topic, subscriber = await self.place(broker)
             tally = self.tally()
             await self.publish(broker.publisher(), topic, self.messages(2), tally)
-            async with subscriber.subscribe(topic, max_in_flight=2) as deliveries:
+            async with self.subscribed(subscriber, topic, max_in_flight=2) as deliveries:
                 acked, nacked = await self.take(deliveries, 2, tally)
                 assert (acked.ack(), acked.ack(), acked.nack()) == (True, True, False)
                 tally.asked_again(nacked)
@@ -359,7 +361,7 @@ class UniversalContract(ContractCase):
             holds = asyncio.Event()
 
             async def read() -> None:
-                async with subscriber.subscribe(topic) as deliveries:
+                async with self.subscribed(subscriber, topic) as deliveries:
                     async for delivery in deliveries:
                         tally.received(delivery)
                         tally.asked_again(delivery)

@@ -156,7 +156,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 if name == _CONTRACT and report.when == "teardown":
                     backend, *counts = value
                     backends.setdefault(backend, []).append(tuple(counts))
-    if not backends:
+    if not backends or terminalreporter.no_summary:
         return
     terminalreporter.section("eventflow contract")
     for backend, found in sorted(backends.items()):

@@ -19,21 +19,21 @@ __all__ = ("Store", "Waiters")
 
 
 class Waiters:
-    """Futures of those who wait, in turn."""
+    """Futures of those who wait, in turn.
 
-    __slots__ = ("_futures",)
+    Attributes:
+        waiting: The futures; empty while nobody waits.
+    """
+
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._futures: deque[asyncio.Future[None]] = deque()
-
-    def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._futures)
+        self.waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self, until: float | None = None) -> None:
         """Wait to be woken, or until loop time ``until``."""
         future = asyncio.get_running_loop().create_future()
-        self._futures.append(future)
+        self.waiting.append(future)
         try:
             if until is None:
                 await future
@@ -48,13 +48,13 @@ class Waiters:
                 self.wake()  # it was our turn: pass it on
             raise
         finally:
-            if future in self._futures:
-                self._futures.remove(future)
+            if future in self.waiting:
+                self.waiting.remove(future)
 
     def wake(self, count: int | None = 1) -> None:
         """Wake the first ``count``; ``None``: all."""
-        while self._futures and count != 0:
-            future = self._futures.popleft()
+        while self.waiting and count != 0:
+            future = self.waiting.popleft()
             if not future.done():
                 future.set_result(None)
                 count = None if count is None else count - 1
@@ -72,7 +72,7 @@ class Topic:
 
     def _tell_writers(self) -> None:
         # All of them, and after every ack: the first may want more room than there is now.
-        if self.writers and self.log.room() > 0:
+        if self.writers.waiting and self.log.room() > 0:
             self.writers.wake(None)
 
 

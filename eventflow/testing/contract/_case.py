@@ -43,31 +43,27 @@ def acked(delivery: Delivery) -> None:
 
 
 class ContractCase:
-    """What a backend fills in to run the contract.
-
-    Attributes:
-        patience: Seconds without progress after which what has not come is lost.
-        silence: Seconds in which nothing may come, where nothing may.
-        size: Factor on the number of messages of the larger tests.
-        max_duplicates: Most duplicates of a test that are no failure though nothing was nacked,
-            crashed or restarted in it. They are counted and reported all the same.
-        lease: Seconds after which the broker would give an unsettled message to another member
-            unless it is told that it is still worked on; ``None`` where there is no such thing.
-        delay: Seconds of the delays that tests ask for.
-        counts_given_back: Whether giving a message back counts as a delivery after all, because
-            the broker's own counter can't be told otherwise.
-        publish_timeout: Most seconds that a publish of the broker which `new_broker` makes may
-            last.
-    """
+    """What a backend fills in to run the contract, and what a test is made of."""
 
     patience: float = 15.0
+    """Seconds without progress after which what has not come is lost."""
     silence: float = 0.3
+    """Seconds in which nothing may come, where nothing may."""
     size: float = 1.0
-    max_duplicates: int = 0
-    lease: float | None = None
+    """Factor on the number of messages of the larger tests."""
     delay: float = 1.0
-    counts_given_back: bool = False
+    """Seconds of the delays that tests ask for."""
+    lease: float | None = None
+    """Seconds after which the broker would give an unsettled message to another member unless it
+    is told that it is still worked on; ``None`` where there is no such thing."""
     publish_timeout: float = 30.0
+    """Most seconds that a publish of the broker which `new_broker` makes may last."""
+    max_duplicates: int = 0
+    """Most duplicates of a test that are no failure though nothing was nacked, crashed or
+    restarted in it. They are counted and reported all the same."""
+    counts_given_back: bool = False
+    """Whether giving a message back counts as a delivery after all, because the broker's own
+    counter can't be told otherwise."""
 
     # What a backend fills in
 

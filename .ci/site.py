@@ -43,6 +43,9 @@ LOADED_BY_LINK = {
     "manifest",
 }
 
+# Packages for users inside one that has names of its own.
+INSIDE = ("eventflow.testing.contract",)
+
 Entry = tuple[str, str, str]
 """A page: its section (or nothing), its title, its path below docs/."""
 entries: list[Entry] = []
@@ -70,7 +73,7 @@ def public_modules() -> tuple[str, ...]:
                 inside = [*path.glob("*.py"), *(p.parent for p in path.glob("*/__init__.py"))]
                 inner = sorted(p.stem for p in inside if not p.stem.startswith("_"))
                 found += [f"{module.__name__}.{each}" for each in inner]
-    return tuple(found)
+    return (*found, *INSIDE)
 
 
 def described(name: str) -> Iterator[tuple[str, Any]]:

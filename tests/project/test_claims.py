@@ -18,6 +18,8 @@ CATALOGUE = ROOT.parent / "shared/FAULTS.md"
 FAULTS = (
     *(f"BUS-{n:02}" for n in (1, 3, 4, 6, 7, 8, 10, 12, 13, 14, 16, 18, 19, 20, 22, 23)),
     *(f"INP-{n:02}" for n in (1, 2, 4, 6, 8, 9)),
+    *(f"PUB-{n:02}" for n in (4, 5, 7)),
+    *(f"ACK-{n:02}" for n in (1, 2, 4)),
     "SEC-11",
     *(f"SHD-{n:02}" for n in (1, 2, 4, 6, 7, 9, 10, 12, 14)),
     *(f"OSX-{n:02}" for n in (1, 4, 6)),

@@ -297,6 +297,8 @@ class Runner:
             return None
         while True:
             if self._due:
+                if self._pauses:
+                    self._count_probe()
                 return self._due.popleft()
             if self._queue:
                 job = self._queue.popleft()
@@ -389,7 +391,7 @@ class Runner:
         job.number += 1
         if through_broker:
             self._give_back(job, delay=delay)
-        elif self.is_stopping and features.persistent:
+        elif self.is_stopping:
             self._give_back(job)
         else:
             self._waiting.add(job)

@@ -16,7 +16,7 @@ Matches = type[Exception] | tuple[type[Exception], ...]
 """Exception classes, as ``except`` takes them."""
 
 
-def matcher(on: object, when: object) -> Callable[[Exception], bool]:
+def matcher(on: Any, when: object) -> Callable[[Exception], bool]:
     """Whether an error is one that was named by class, or by a function; or by both.
 
     An exception group is one if all that is in it are.
@@ -24,7 +24,9 @@ def matcher(on: object, when: object) -> Callable[[Exception], bool]:
     Raises:
         InvalidOptionError: Something else than classes of `Exception`, or no function.
     """
-    classes: tuple[Any, ...] = on if isinstance(on, tuple) else (on,)
+    classes: tuple[Any, ...] = (on,)
+    if isinstance(on, tuple):
+        classes = cast("Any", on)
     if not classes or not all(isinstance(c, type) and issubclass(c, Exception) for c in classes):
         raise InvalidOptionError(
             f"on= takes a class of Exception or a tuple of them, not {on!r}", option="on"
@@ -34,10 +36,10 @@ def matcher(on: object, when: object) -> Callable[[Exception], bool]:
     chosen = cast("Callable[[Exception], bool] | None", when)
 
     def matches(error: Exception) -> bool:
-        if isinstance(error, ExceptionGroup) and not isinstance(error, classes):
-            group = cast("ExceptionGroup[Exception]", error)
-            return all(matches(inner) for inner in group.exceptions)
-        return isinstance(error, classes) and (chosen is None or bool(chosen(error)))
+        if isinstance(error, classes):
+            return chosen is None or bool(chosen(error))
+        inside: tuple[Exception, ...] = getattr(error, "exceptions", ())
+        return isinstance(error, ExceptionGroup) and all(matches(inner) for inner in inside)
 
     return matches
 

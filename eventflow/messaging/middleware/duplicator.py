@@ -40,8 +40,7 @@ def both(first: object, second: object) -> object:
     return [*_outputs(first), *_outputs(second)]
 
 
-def _outputs(given: object) -> Iterable[object]:
+def _outputs(given: Any) -> Iterable[Any]:
     # What can't be published stays as it is: the router says so.
-    if isinstance(given, Iterable) and not isinstance(given, (Message, Event, str, bytes, dict)):
-        return cast("Iterable[object]", given)
-    return (given,)
+    is_one = isinstance(given, (Message, Event, str, bytes, dict)) or not isinstance(given, Iterable)
+    return cast("Iterable[Any]", (given,) if is_one else given)

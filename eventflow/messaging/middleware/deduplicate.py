@@ -55,7 +55,8 @@ class Deduplicate:
 
     Args:
         store: Where keys are kept.
-        key: Gives the key of a delivery; default `message_id`.
+        key: Gives the key of a delivery; default `message_id`. What it raises is the attempt's
+            error, and so is a key that is no text, or empty.
         lease: Longest time in seconds that a key is reserved, for processes that die; above 0.
             Default: the handler's timeout and 15 s. A handler without a timeout needs one.
 
@@ -131,7 +132,7 @@ class _Deduplicated:
 
     async def __call__(self, delivery: Delivery, call_next: CallNext) -> Any:
         handler, store, owner = self._handler, self._store, new_id(time_ns())
-        key = f"{handler.name}/{self._key(delivery)}"
+        key = f"{handler.name}/{self._key_of(delivery)}"
         if not await self._reserve(key, owner):
             self._counts.skipped += 1
             log.info("eventflow.duplicate_skipped", **self._facts(delivery))
@@ -152,6 +153,17 @@ class _Deduplicated:
         except Exception as exc:  # noqa: BLE001 - the store's own
             log.error("eventflow.deduplication_failed", error=exc, **self._facts(delivery))
         return None
+
+    def _key_of(self, delivery: Delivery) -> str:
+        key: object = self._key(delivery)
+        if isinstance(key, str) and key:
+            return key
+        # All messages with such a key would be duplicates of the first.
+        raise InvalidOptionError(
+            f"the key of message {delivery.message.id!r} is {key!r}, and has to be a text of one "
+            "character or more",
+            option="key",
+        )
 
     async def _reserve(self, key: str, owner: str) -> bool:
         """Whether the key is ours; ``False`` if it was handled."""

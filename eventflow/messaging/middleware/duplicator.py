@@ -42,5 +42,7 @@ def both(first: object, second: object) -> object:
 
 def _outputs(given: Any) -> Iterable[Any]:
     # What can't be published stays as it is: the router says so.
-    is_one = isinstance(given, (Message, Event, str, bytes, dict)) or not isinstance(given, Iterable)
+    is_one = isinstance(given, (Message, Event, str, bytes, dict)) or not isinstance(
+        given, Iterable
+    )
     return cast("Iterable[Any]", (given,) if is_one else given)

@@ -57,9 +57,7 @@ async def test_attempts_begin_at_the_rate(broker: MemoryBroker) -> None:
     """After the burst, and without an effect on what is slower anyway."""
     handler = Seen()
     router = Router(middlewares=[Throttle(rate=10, burst=2)])
-    router.add_handler(
-        "h", Placed, handler, subscriber=broker.subscriber(group="g"), concurrency=4
-    )
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"), concurrency=4)
     async with router:
         await send(broker, *range(6))
     assert handler.times == [0, 0, 0.1, 0.2, 0.3, 0.4]

@@ -632,10 +632,11 @@ class Runner:
 
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""
+        if not self.is_stopping:
+            for middleware in self._own.values():
+                if (close := getattr(middleware, "close", None)) is not None:
+                    close()
         self.is_stopping = True
-        for middleware in self._own.values():
-            if (close := getattr(middleware, "close", None)) is not None:
-                close()
         if not self.ready.done() and self._keeper is not None:
             self._keeper.cancel()
 

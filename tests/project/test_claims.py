@@ -14,6 +14,7 @@ from tests.project.source import ROOT, dotted, parsed
 FAULTS = (
     *(f"BUS-{n:02}" for n in (1, 3, 4, 6, 7, 8, 10, 12, 13, 14, 16, 18, 19, 20, 22, 23)),
     *(f"INP-{n:02}" for n in (1, 2, 4, 6, 8, 9)),
+    "RTR-11",
     "SEC-11",
     *(f"SHD-{n:02}" for n in (1, 2, 4, 6, 7, 9, 12)),
     *(f"OSX-{n:02}" for n in (1, 4)),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from eventflow.errors import ChaosError, InvalidOptionError
 from eventflow.lifecycle.options import check_seconds
+from eventflow.messaging.middleware._both import both
 from eventflow.messaging.middleware._checks import check_share
-from eventflow.messaging.middleware.duplicator import both
 
 if TYPE_CHECKING:
     from eventflow.messaging.delivery import Delivery

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from eventflow.events import Event
-from eventflow.messaging.message import Message
+from eventflow.messaging.middleware._both import both
 
 if TYPE_CHECKING:
     from eventflow.messaging.delivery import Delivery
@@ -31,18 +29,3 @@ class Duplicator:
         """Handle one delivery twice."""
         first = await call_next(delivery)
         return both(first, await call_next(delivery))
-
-
-def both(first: object, second: object) -> object:
-    """The outputs of two runs as those of one."""
-    if first is None or second is None:
-        return second if first is None else first
-    return [*_outputs(first), *_outputs(second)]
-
-
-def _outputs(given: Any) -> Iterable[Any]:
-    # What can't be published stays as it is: the router says so.
-    is_one = isinstance(given, (Message, Event, str, bytes, dict)) or not isinstance(
-        given, Iterable
-    )
-    return cast("Iterable[Any]", (given,) if is_one else given)

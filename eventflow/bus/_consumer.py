@@ -195,11 +195,11 @@ class Consumer:
         self.close()
         self._cancelling = True
         until = scope.loop.time() + scope.cancel_grace
-        ending = self.give_up(
-            await cancel_and_wait(
-                self.tasks, grace=scope.cancel_grace, spare_cancelled=scope.supervisor.cancelled
-            )
+        pending = await cancel_and_wait(
+            self.tasks, grace=scope.cancel_grace, spare_cancelled=scope.supervisor.cancelled
         )
+        await scope.wait_returned((self.inbox,), until)
+        ending = self.give_up(pending)
         if ending:
             await asyncio.wait(ending, timeout=LAST_WAIT_S)
         if self._keeper is not None:
@@ -241,4 +241,5 @@ class Consumer:
         if not self._finished:
             self._finished = True
             self.inbox.release_all()
+            self.inbox.overdue.clear()  # nobody waits for them any more
             self.inbox.went_idle()

@@ -97,6 +97,8 @@ class Handling:
             except asyncio.CancelledError:
                 # Timed out: the attempt is over, its thread is not, and the worker will wait
                 # for it. At a stop the thread still has until the worker is given up.
+                if worker.fired and not job.ended.done():
+                    inbox.outlived(job.ended, self.timer_context)
                 if worker.fired or worker.abandoned:
                     raise
         worker.job = None

@@ -19,6 +19,7 @@ from eventflow.lifecycle.lanes import Lanes
 
 if TYPE_CHECKING:
     import asyncio
+    from contextvars import Context
 
     from eventflow._cause import Attempt
     from eventflow.bus._options import Options
@@ -75,6 +76,7 @@ class Inbox:
         fresh: A reader was woken, or yielded, and has not run since.
         turns: Publishers that wait for room, in turn.
         readers: Workers, or the stream.
+        overdue: The ends of threads that outlived their attempt.
         sample: What some of the attempts took.
         closed: Nothing is taken in any more.
     """
@@ -96,6 +98,7 @@ class Inbox:
         "name",
         "offered",
         "options",
+        "overdue",
         "queue",
         "readers",
         "rejected",
@@ -120,6 +123,7 @@ class Inbox:
         self.fresh = True
         self.turns: OrderedDict[Turn, None] | None = None
         self.readers: set[Reader] = set()
+        self.overdue: set[asyncio.Future[None]] = set()
         self.watchers: list[asyncio.Future[None]] | None = None
         self.sample = Sample()
         self.closed = False
@@ -372,11 +376,20 @@ class Inbox:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is buffered, in flight or waiting for room."""
-        return not (self.queue or self.lanes or self.turns or self.in_flight)
+        """Whether nothing is buffered, in flight or waiting for room, and no thread is out."""
+        return not (self.queue or self.lanes or self.turns or self.overdue or self.in_flight)
+
+    def outlived(self, ended: asyncio.Future[None], context: Context) -> None:
+        """A thread goes on after its attempt, until ``ended`` is done."""
+        self.overdue.add(ended)
+        ended.add_done_callback(self._returned, context=context)
+
+    def _returned(self, ended: asyncio.Future[None]) -> None:
+        self.overdue.discard(ended)
+        self.went_idle()
 
     def went_idle(self) -> None:
-        """A reader found nothing to do."""
+        """A reader found nothing to do, or a thread has returned."""
         if self.watchers and self.is_idle:
             watchers, self.watchers = self.watchers, None
             for watcher in watchers:

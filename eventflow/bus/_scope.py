@@ -159,6 +159,13 @@ class Scope:
                     finally:
                         inbox.unwatch(watcher)
 
+    async def wait_returned(self, inboxes: Iterable[Inbox], until: float) -> None:
+        """Wait for threads that outlived their attempt: they may use what is closed next."""
+        overdue = {ended for inbox in inboxes for ended in inbox.overdue}
+        left = until - self.loop.time()
+        if overdue and left > 0:
+            await asyncio.wait(overdue, timeout=left)
+
     # The end
 
     async def _stop(self) -> None:
@@ -192,6 +199,7 @@ class Scope:
             left = until + LAST_WAIT_S - self.loop.time()
             await asyncio.wait(cancelling, timeout=max(left, 0))
             pending |= {task for c in consumers for task in c.tasks if not task.done()}
+        await self.wait_returned((c.inbox for c in consumers), until)
         ending: set[asyncio.Task[Any]] = set()
         for consumer in consumers:
             ending |= consumer.give_up(pending)

@@ -357,7 +357,8 @@ class EventBus(Dispatch):
     async def wait_idle(self) -> None:
         """Wait until nothing is buffered or being handled. For tests.
 
-        Events that handlers publish meanwhile are waited for too.
+        Events that handlers publish meanwhile are waited for too, and threads that outlived
+        the timeout of their attempt.
 
         Raises:
             DeadlockError: Called from a handler of the bus.

@@ -53,8 +53,8 @@ class SubscribeOptions(StreamOptions[E], Generic[E], total=False):
         latest_key: For `Overflow.KEEP_LATEST`: events with equal keys replace each other.
             Runs in the publisher. Default: every event replaces the one before.
         concurrency: Most events handled at once; 1 or more. Default 1, which is FIFO.
-        order_key: With ``concurrency``: events with equal keys are handled in order, one
-            at a time.
+        order_key: With ``concurrency`` above 1: events with equal keys are handled in order,
+            one at a time. With 1 everything is in order, and it is not called.
         timeout: Seconds an attempt may take, ``None`` for no limit. Default 30.
         on_failure: What happens when an attempt fails. Default ``FailurePolicy.log()``.
     """

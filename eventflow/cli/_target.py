@@ -87,6 +87,9 @@ async def made(target: object, text: str) -> Service:
         return Service(thing, name=name)
     except InvalidMemberError as exc:
         said = str(exc).replace("argument 1 of Service", text)
+        if is_asgi_app(thing):
+            typed = text if thing is target else f"--factory {text}"
+            said = said.replace("uvicorn app:app", f"uvicorn {typed}")
         raise TargetError(said) from None
 
 

@@ -12,6 +12,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+from pydantic import Secret, SecretBytes, SecretStr
+
 from eventflow.errors import EventDefinitionError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ __all__ = ("check_annotation", "refuse")
 
 _TUPLE = "use tuple[T, ...]; a list given to it becomes a tuple"
 _MAPPING = "use Mapping[str, T], which is stored in a read-only mapping"
+_MASKED = "it is written as asterisks and can't be read back; leave it out, or use a str"
 _TYPED = "say which type it has; for JSON that is passed on unread use RawJson"
 
 # An alias can contain itself.
@@ -29,6 +32,9 @@ _MAX_ALIAS_DEPTH = 20
 _REMEDIES: dict[object, str] = {
     Any: _TYPED,
     object: _TYPED,
+    Secret: _MASKED,
+    SecretBytes: _MASKED,
+    SecretStr: _MASKED,
     Callable: "JSON has no functions",
     abc.Collection: _TUPLE,
     abc.Iterable: _TUPLE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import time_ns
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, cast
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.errors import PydanticUserError
@@ -17,7 +17,7 @@ from eventflow.events._definition import check_class, complete_schema
 from eventflow.events._joining import Plan
 from eventflow.events._model import FrozenModel
 from eventflow.events._syntax import JsonSyntaxError, check_constants, check_depth
-from eventflow.events.identity import FirstRead, Identity, given, made
+from eventflow.events.identity import FirstRead, Identity, Unread, given, made, read_time
 from eventflow.events.topics import validate_topic
 
 if TYPE_CHECKING:
@@ -158,14 +158,15 @@ class Event(FrozenModel):
         data: bytes | bytearray | memoryview,
         *,
         event_id: str | None = None,
-        occurred_at: datetime | None = None,
+        occurred_at: datetime | str | None = None,
     ) -> Self:
         """Return the event that a body stands for. Unknown fields are passed over.
 
         Args:
             data: The body, JSON in UTF-8.
             event_id: The id that came with it. ``None`` or empty: one is made.
-            occurred_at: The aware time that came with it. ``None``: now.
+            occurred_at: The aware time that came with it, or its text in RFC 3339, which is
+                read when it is asked for. ``None``, or text that is no such time: now.
 
         Raises:
             EventDecodeError: The body is not this event, with the path and what came there.
@@ -209,6 +210,8 @@ class Event(FrozenModel):
         else:
             if event_id is None and occurred_at is None:
                 _set_stamp(event, time_ns())
+            elif isinstance(occurred_at, str):
+                _set_stamp(event, (event_id or "", occurred_at))
             else:
                 _set_stamp(event, given(event_id, occurred_at, time_ns()))
             return event
@@ -302,7 +305,7 @@ class Event(FrozenModel):
 
 del Event.model_config["defer_build"]
 
-_Stamp = int | Identity
+_Stamp = int | Identity | Unread
 _get_stamp: Callable[[Event], _Stamp] = Event.__dict__["__eventflow_stamp__"].__get__
 _set_stamp: Callable[[Event, _Stamp], None] = Event.__dict__["__eventflow_stamp__"].__set__
 _first_read = FirstRead()
@@ -322,13 +325,24 @@ def _identity(event: Event) -> Identity:
     except AttributeError:
         # Made by pydantic itself, as a TypeAdapter of the class does.
         stamp = time_ns()
-    if isinstance(stamp, int):
-        with _first_read.lock:
-            # Another thread may have been faster.
-            kept = getattr(event, "__eventflow_stamp__", stamp)
-            stamp = made(kept) if isinstance(kept, int) else kept
-            _set_stamp(event, stamp)
-    return stamp
+    if not isinstance(stamp, int) and _is_read(stamp):
+        return stamp
+    with _first_read.lock:
+        # Another thread may have been faster.
+        kept: _Stamp = getattr(event, "__eventflow_stamp__", stamp)
+        if isinstance(kept, int):
+            identity = made(kept)
+        elif _is_read(kept):
+            identity = kept
+        else:
+            event_id, text = kept
+            identity = given(event_id, read_time(str(text)), time_ns())
+        _set_stamp(event, identity)
+        return identity
+
+
+def _is_read(stamp: Identity | Unread) -> TypeGuard[Identity]:
+    return not isinstance(stamp[1], str)
 
 
 def _read_first(cls: type[Event], data: bytes) -> Any:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 
-__all__ = ("FirstRead", "Identity", "given", "made", "new_id")
+__all__ = ("FirstRead", "Identity", "Unread", "given", "made", "new_id", "read_time")
 
 Identity = tuple[str, datetime]
 """An id and a time, as `Event.id` and `Event.occurred_at` give them."""
 
+Unread = tuple[str, str]
+"""An id, and the text of a time as it came; read when somebody asks for it."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_LONGEST = 40
+
+
+def read_time(text: str) -> datetime | None:
+    """A time in UTC from RFC 3339 with an offset; ``None`` for any other text."""
+    if len(text) > _LONGEST or not _RFC_3339.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 class FirstRead:
@@ -73,5 +92,6 @@ def given(event_id: str | None, occurred_at: datetime | None, stamp_ns: int) -> 
             raise ValueError(f"occurred_at is naive: {occurred_at!r}; give it a time zone")
         occurred_at = occurred_at.astimezone(UTC)
         stamp_ns = max(0, (occurred_at - _EPOCH) // timedelta(microseconds=1) * 1000)
-    new_id, now = made(stamp_ns)
-    return event_id or new_id, now if occurred_at is None else occurred_at
+    if occurred_at is None:
+        occurred_at = _EPOCH + timedelta(milliseconds=stamp_ns // 1_000_000)
+    return event_id or new_id(stamp_ns), occurred_at

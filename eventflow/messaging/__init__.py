@@ -1,6 +1,7 @@
 """Messages, and what carries them: publishers, subscribers, and the router between them."""
 
 from eventflow.messaging._options import HandlerOptions
+from eventflow.messaging.batch import Batch
 from eventflow.messaging.codec import Codec, JsonCodec
 from eventflow.messaging.delivery import Delivery, Settler
 from eventflow.messaging.event_publisher import BrokerEventPublisher
@@ -26,6 +27,7 @@ from eventflow.messaging.statistics import (
 )
 
 __all__ = (
+    "Batch",
     "Broadcast",
     "Broker",
     "BrokerEventPublisher",

@@ -57,9 +57,7 @@ class Burial:
     async def run(self) -> None:
         """Go on until it is done; a stop cancels it."""
         runner, job = self._runner, self.job
-        current_cause.set(
-            Attempt(job.item, runner, max(self._attempts, 1), runner.scope.loop.time())
-        )
+        current_cause.set(Attempt(job, runner, max(self._attempts, 1), runner.scope.loop.time()))
         wait = FIRST_WAIT_S
         while True:
             failure: BaseException
@@ -97,7 +95,7 @@ class Burial:
         scope = asyncio.timeout(runner.timeout)
         try:
             async with scope:
-                await self.callback(job.item.event, self._error, self._attempts)
+                await self.callback(job.event, self._error, self._attempts)
         except TimeoutError as exc:
             if not scope.expired():
                 raise

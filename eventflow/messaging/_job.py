@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eventflow.messaging.codec import Received
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Hashable
     from datetime import datetime
 
-    from eventflow._cause import Envelope
+    from eventflow.events import Event
     from eventflow.messaging._reader import Reader
     from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Job",)
 
 
-class Job:
+class Job(Received):
     """One delivery that a handler has to end, from its dispatch to its ack.
 
     Attributes:
+        event: The event; where the handler takes messages, what stands for one.
         delivery: The delivery.
-        item: The event, or the message, with what came along.
         reader: Where it came from.
         number: Number of the next attempt, from 1; failures recorded by earlier deliveries count.
         lane: Key of its lane, where ``has_lane``.
@@ -31,19 +33,17 @@ class Job:
     """
 
     __slots__ = (
-        "delivery",
         "first_failed_at",
         "has_lane",
-        "item",
         "lane",
         "number",
         "reader",
         "timer",
     )
 
-    def __init__(self, delivery: Delivery, item: Envelope, reader: Reader) -> None:
+    def __init__(self, delivery: Delivery, event: Event, reader: Reader) -> None:
         self.delivery = delivery
-        self.item = item
+        self.event = event
         self.reader = reader
         self.number = delivery.failures + 1
         self.lane: Hashable = None

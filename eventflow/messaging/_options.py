@@ -128,12 +128,31 @@ class Options(NamedTuple):
                 'order_key keeps order, and order="relaxed" gives it up: say one of them',
                 option="order_key",
             )
+        if self.batch is not None:
+            self._check_batch()
         least = max(self.concurrency, self.batch or 1)
         if self.max_in_flight is not None and self.max_in_flight < least:
             raise InvalidOptionError(
                 f"max_in_flight={self.max_in_flight} is too few: {least} messages can be in the "
                 "hands of the handler at once",
                 option="max_in_flight",
+            )
+
+    def _check_batch(self) -> None:
+        if self.order_key is not None:
+            raise InvalidOptionError(
+                "order_key= has no meaning with batch=: a batch is in the order of the broker",
+                option="order_key",
+            )
+        if self.concurrency > 1 and self.order != "relaxed":
+            raise InvalidOptionError(
+                'several batches at once keep no order: say order="relaxed", or concurrency=1',
+                option="concurrency",
+            )
+        if self.middlewares:
+            raise InvalidOptionError(
+                "a middleware sees one delivery, and a batch has many: it has no middlewares",
+                option="middlewares",
             )
 
 

@@ -53,13 +53,15 @@ class Outputs:
             await publisher.publish(topic, *messages)
 
     def _each(self, given: object) -> Iterable[object]:
+        kind = type(given).__name__
         if isinstance(given, (Message, Event)):
             return (given,)
-        if isinstance(given, Iterable) and type(given) not in (str, bytes, dict):
-            return cast("Iterable[object]", given)
+        if isinstance(given, Iterable):
+            several = cast("Iterable[object]", given)
+            if type(several) not in (str, bytes, dict):
+                return several
         raise RouterError(
-            f"{self._binding.name} returned {type(given).__name__}; a transform returns messages, "
-            "events, or None"
+            f"{self._binding.name} returned {kind}; a transform returns messages, events, or None"
         )
 
     def _message(self, output: Any, delivery: Delivery) -> tuple[str, Message]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Undecoded
 from eventflow._log import EventLogger, shown
 from eventflow.errors import (
     ConfigurationError,
-    EventDecodeError,
     EventFlowError,
     UnknownEventError,
 )
 from eventflow.events import Event, event_name
 from eventflow.failure import Log
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import JsonCodec, Received, received
+from eventflow.messaging.codec import JsonCodec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventflow.messaging._runner import Runner
     from eventflow.messaging._scope import Scope
     from eventflow.messaging.codec import Codec
@@ -36,6 +38,8 @@ RECEIVE = 500
 """Deliveries that are asked for at once."""
 
 SLICE_S = 0.005
+LOOK_UP_EVERY = 16
+
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
@@ -64,7 +68,7 @@ class Reader:
         self.first: asyncio.Future[None] = scope.loop.create_future()
         self._scope = scope
         self._codec: Codec = JsonCodec()
-        self._by_name: dict[str, tuple[Runner, type[Event]]] = {}
+        self._by_name: dict[str, tuple[Runner, Callable[..., Event]]] = {}
         self._raw: Runner | None = None
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
@@ -86,7 +90,13 @@ class Reader:
             self._raw = runner
         for event in runner.binding.events:
             if event.topic == self.topic:
-                self._by_name[event_name(event)] = (runner, event)
+                # Looked up once: pydantic makes each look-up on a class a slow one.
+                read = (
+                    event.from_json
+                    if isinstance(self._codec, JsonCodec)
+                    else partial(self._codec.decode, event)
+                )
+                self._by_name[event_name(event)] = (runner, read)
         then = runner.binding.dead_letters
         if then.publisher is not None:
             self.dead_letters = then.publisher
@@ -196,12 +206,12 @@ class Reader:
                 self.state, self.reason = "failed", "the broker was closed"
                 return
             slice_end = loop.time() + SLICE_S
-            for delivery in batch:
-                if self._is_ending:
-                    return  # the rest is given back with the subscription
+            for number, delivery in enumerate(batch):
                 self._dispatch(delivery)
-                if loop.time() >= slice_end:
+                if not number % LOOK_UP_EVERY and loop.time() >= slice_end:
                     await asyncio.sleep(0)
+                    if self._is_ending:
+                        return  # the rest is given back with the subscription
                     slice_end = loop.time() + SLICE_S
             await asyncio.sleep(0)
 
@@ -209,31 +219,28 @@ class Reader:
         raw = self._raw
         if raw is not None:
             stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-            raw.offer(delivery, Received(delivery, stand_in), self)
+            raw.offer(delivery, stand_in, self)
             return
         name = delivery.message.metadata.get(meta.NAME)
         bound = self._by_name.get(name) if name is not None else self._only()
         if bound is None:
             self._unknown(delivery, name or "")
             return
-        runner, event_class = bound
+        runner, read = bound
         message = delivery.message
         try:
-            event = self._codec.decode(
-                event_class,
+            event = read(
                 message.payload,
                 event_id=message.id,
-                occurred_at=meta.read_time(message.metadata, meta.OCCURRED_AT),
+                occurred_at=message.metadata.get(meta.OCCURRED_AT, ""),
             )
-        except EventDecodeError as exc:
-            runner.refuse(delivery, exc, self)
-            return
         except Exception as exc:  # noqa: BLE001 - a codec's own
             runner.refuse(delivery, exc, self)
             return
-        runner.offer(delivery, received(delivery, event), self)
+        delivery.event = event
+        runner.offer(delivery, event, self)
 
-    def _only(self) -> tuple[Runner, type[Event]] | None:
+    def _only(self) -> tuple[Runner, Callable[..., Event]] | None:
         """The class that a message without a name is of: the only one there is."""
         if len(self._by_name) == 1:
             return next(iter(self._by_name.values()))

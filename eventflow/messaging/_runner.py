@@ -19,16 +19,17 @@ from eventflow.messaging._burial import Burial
 from eventflow.messaging._job import Job
 from eventflow.messaging._outputs import Outputs
 from eventflow.messaging._worker import Worker
-from eventflow.messaging.codec import Received
 from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
 
+    from eventflow.events import Event
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
+    from eventflow.messaging.batch import Batch
     from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Runner",)
@@ -77,11 +78,15 @@ class Runner:
         self._leave: asyncio.Future[None] = scope.loop.create_future()
         self._outputs = Outputs(binding)
         self._own: dict[object, Any] = {}
+        # One after another, without lanes: what waits for a retry holds up all.
+        options = binding.options
+        self._is_serial = options.concurrency == 1 and options.order == "strict"
         self._burials: dict[asyncio.Task[None], Burial] = {}
         # What waits: jobs that may start, those behind others in their lane, those before a retry.
         self._queue: deque[Job] = deque()
         self._lanes: Lanes = Lanes()
         self._due: deque[Job] = deque()
+        self._held: set[Job] = set()
         self._waiting: set[Job] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
@@ -180,6 +185,13 @@ class Runner:
             call = _around(middleware, call)
         outputs = self._outputs
         if not outputs.are_looked_at:
+            if is_async(handler) and not self.scope.middlewares_for(self):
+                # The same, without a call in between.
+                return (
+                    (lambda job: handler(job.event, *resource))
+                    if resource
+                    else (lambda job: handler(job.event))
+                )
             return lambda job: call(job.delivery)
 
         async def call_and_publish(job: Job) -> None:
@@ -188,6 +200,19 @@ class Runner:
                 await outputs.publish(given, job.delivery)
 
         return call_and_publish
+
+    @property
+    def takes_message(self) -> bool:
+        """Whether the handler gets messages, not events."""
+        return self.binding.takes_message
+
+    async def call_with_batch(self, worker: Worker, batch: Batch[Any]) -> None:
+        """Run the handler on a batch."""
+        handler = self.binding.handler
+        if is_async(handler):
+            await handler(batch, *self._resource)
+        else:
+            await worker.call_in_thread(handler, batch, *self._resource)
 
     # For middlewares
 
@@ -232,19 +257,21 @@ class Runner:
 
     # Taking in
 
-    def offer(self, delivery: Delivery, item: Received, reader: Reader) -> None:
+    def offer(self, delivery: Delivery, event: Event, reader: Reader) -> None:
         """Take a message in, behind what is there."""
         self.offered += 1
+        job = Job(delivery, event, reader)
         if delivery.deliveries is not None and delivery.deliveries > 1:
             self.redelivered += 1
             if delivery.deliveries > self.options.max_deliveries:
-                self._refuse_delivered_too_often(delivery, item, reader)
+                self._refuse_delivered_too_often(job)
                 return
-        job = Job(delivery, item, reader)
         options = self.options
-        if options.order_key is not None:
+        if options.batch is not None:
+            parked = None
+        elif options.order_key is not None:
             try:
-                job.lane = options.order_key(item.event)
+                job.lane = options.order_key(event)
                 job.has_lane = True
                 parked = self._lanes.start(job.lane, job)
             except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
@@ -253,7 +280,7 @@ class Runner:
                 return
         elif options.order == "relaxed":
             parked = None
-        elif delivery.lane is not None or options.concurrency == 1:
+        elif delivery.lane is not None:
             job.lane, job.has_lane = (reader, delivery.lane), True
             parked = self._lanes.start(job.lane, job)
         else:
@@ -266,7 +293,7 @@ class Runner:
         """Take in a message that no handler can get: it ends as a dead letter, at once."""
         self.offered += 1
         stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-        self._bury_unstarted(Job(delivery, Received(delivery, stand_in), reader), error)
+        self._bury_unstarted(Job(delivery, stand_in, reader), error)
 
     def skip(self, delivery: Delivery) -> None:
         """Ack a message that is meant for others."""
@@ -274,16 +301,15 @@ class Runner:
         self.skipped += 1
         delivery.ack()
 
-    def _refuse_delivered_too_often(
-        self, delivery: Delivery, item: Received, reader: Reader
-    ) -> None:
+    def _refuse_delivered_too_often(self, job: Job) -> None:
+        delivery = job.delivery
         error = TooManyDeliveriesError(
             f"message {delivery.message.id!r} was delivered {delivery.deliveries} times, more than "
             f"max_deliveries={self.options.max_deliveries}: perhaps it crashes its readers",
             message_id=delivery.message.id,
             deliveries=delivery.deliveries or 0,
         )
-        self._bury_unstarted(Job(delivery, item, reader), error)
+        self._bury_unstarted(job, error)
 
     def _bury_unstarted(self, job: Job, error: BaseException) -> None:
         self.in_flight += 1
@@ -293,13 +319,16 @@ class Runner:
 
     def take(self) -> Job | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
-        if self._pauses and not self._is_probing:
-            return None
-        while True:
+        if self._due or self._pauses or self._held:
+            if self._pauses and not self._is_probing:
+                return None
             if self._due:
                 if self._pauses:
                     self._count_probe()
                 return self._due.popleft()
+            if self._held:
+                return None
+        while True:
             if self._queue:
                 job = self._queue.popleft()
             else:
@@ -314,7 +343,8 @@ class Runner:
                 return job
             # Its subscription broke, so it was given back; or a middleware has settled it.
             self.released += 1
-            self._leave_lane(job)
+            if job.has_lane:
+                self._leave_lane(job)
 
     @property
     def _is_probing(self) -> bool:
@@ -340,6 +370,23 @@ class Runner:
         finally:
             with suppress(ValueError):
                 self._idle.remove(future)
+
+    async def wait_for_job_until(self, until: float) -> bool:
+        """The same until loop time ``until``. Whether there may be one."""
+        scope = asyncio.timeout_at(until)
+        try:
+            async with scope:
+                await self.wait_for_job()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return False
+        return True
+
+    def untake(self, job: Job) -> None:
+        """Put a job back that was taken and not started: a stop came first."""
+        self.released += 1
+        self._end(job)
 
     def _wake(self) -> None:
         while self._idle:
@@ -395,6 +442,8 @@ class Runner:
             self._give_back(job)
         else:
             self._waiting.add(job)
+            if self._is_serial and not job.has_lane:
+                self._held.add(job)
             job.timer = self.scope.loop.call_later(
                 delay, self._retry, job, context=self.timer_context
             )
@@ -402,12 +451,13 @@ class Runner:
     def _retry(self, job: Job) -> None:
         self._waiting.discard(job)
         job.timer = None
-        if job.delivery.state is not _PENDING:
+        self._held.discard(job)
+        if job.delivery.state is _PENDING:
+            self._due.append(job)
+        else:
             self.released += 1
             self._end(job)
-            return
-        self._due.append(job)
-        self._wake()
+        self._wake()  # also for those that it held up
 
     def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
         """Have it delivered again, with the failures so far where the broker can keep them."""
@@ -488,7 +538,8 @@ class Runner:
 
     def _end(self, job: Job) -> None:
         self.in_flight -= 1
-        self._leave_lane(job)
+        if job.has_lane:
+            self._leave_lane(job)
         if self._idle_watchers and self.is_idle:
             for watcher in self._idle_watchers:
                 if not watcher.done():
@@ -496,10 +547,9 @@ class Runner:
             self._idle_watchers.clear()
 
     def _leave_lane(self, job: Job) -> None:
-        if job.has_lane:
-            job.has_lane = False
-            if self._lanes.release(job.lane):
-                self._wake()
+        job.has_lane = False
+        if self._lanes.release(job.lane):
+            self._wake()
 
     # Pausing
 
@@ -621,6 +671,7 @@ class Runner:
             self._give_back(job)
         self._due.clear()
         self._waiting.clear()
+        self._held.clear()
         self._leave_idle()
 
     def _leave_idle(self) -> None:
@@ -651,9 +702,9 @@ class Runner:
                 continue
             job = worker.job
             worker.abandon()
-            if job is not None:
+            for held in worker.batch or ([] if job is None else [job]):
                 self.abandoned += 1
-                self._end(job)
+                self._end(held)
             self.scope.note_abandoned(task, None if job is None else job.delivery)
             if worker.thread is not None:
                 task.cancel()

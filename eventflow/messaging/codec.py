@@ -10,11 +10,9 @@ from eventflow.messaging import metadata as meta
 from eventflow.messaging.message import Message
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from eventflow.messaging.delivery import Delivery
 
-__all__ = ("Codec", "JsonCodec", "Received", "message_of", "received")
+__all__ = ("Codec", "JsonCodec", "Received", "message_of")
 
 E = TypeVar("E", bound=Event)
 
@@ -31,7 +29,7 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: datetime | None
+        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: str | None
     ) -> E:
         """Return the event that a body stands for.
 
@@ -40,7 +38,7 @@ class Codec(Protocol):
                 the classes bound to the reader.
             body: The body.
             event_id: Id of the message, which becomes the event's.
-            occurred_at: The event's time, where it came along.
+            occurred_at: The event's time as it came along, for `Event.from_json`.
 
         Raises:
             EventDecodeError: The body is not this event. Whatever else it raises is treated
@@ -59,30 +57,40 @@ class JsonCodec:
         return event.to_json()
 
     def decode(
-        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: datetime | None
+        self, event_class: type[E], body: bytes, *, event_id: str, occurred_at: str | None
     ) -> E:
         """Return the event that the JSON stands for."""
         return event_class.from_json(body, event_id=event_id, occurred_at=occurred_at)
 
 
 class Received(Envelope):
-    """An event that came as a message, with its delivery."""
+    """An event that came as a message, with its delivery.
+
+    What came along with it is read when somebody asks.
+    """
 
     __slots__ = ("delivery",)
 
     def __init__(self, delivery: Delivery, event: Event) -> None:
-        texts = delivery.message.metadata
         self.event = event
         self.delivery = delivery
-        self.correlation = meta.read_id(texts, meta.CORRELATION_ID)
-        self.causation = meta.read_id(texts, meta.CAUSATION_ID)
-        self.metadata = meta.custom(texts) or None
 
+    if not TYPE_CHECKING:
 
-def received(delivery: Delivery, event: Event) -> Received:
-    """Put a decoded event beside the delivery that it came with."""
-    delivery.event = event
-    return Received(delivery, event)
+        @property
+        def correlation(self) -> str | None:
+            """Id of the first cause."""
+            return meta.read_id(self.delivery.message.metadata, meta.CORRELATION_ID)
+
+        @property
+        def causation(self) -> str | None:
+            """Id of what its publisher was handling."""
+            return meta.read_id(self.delivery.message.metadata, meta.CAUSATION_ID)
+
+        @property
+        def metadata(self) -> dict[str, str] | None:
+            """What its publisher added."""
+            return meta.custom(self.delivery.message.metadata) or None
 
 
 def message_of(

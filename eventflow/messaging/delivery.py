@@ -32,7 +32,7 @@ class Settler(Protocol):
         ...
 
     def settle(self, delivery: Delivery) -> None:
-        """Take a decision: ``delivery.settlement`` says which.
+        """Take a decision: its `Settlement.state` says which.
 
         Called once for each delivery, in the event loop, in the order of the decisions. It
         neither waits nor raises: it notes the decision down, has the broker told within 50 ms,
@@ -41,7 +41,7 @@ class Settler(Protocol):
         ...
 
 
-class Delivery:
+class Delivery(Settlement):
     """A message as a subscriber received it, once.
 
     It has to be settled: acked once it was handled, nacked to get it again. The first decision
@@ -58,10 +58,10 @@ class Delivery:
         lane: Deliveries with equal lanes are in the broker's order; ``None`` for no order.
         coordinates: Where the broker keeps it: its partition and offset, for example.
         event: The event, once a router has decoded it; else ``None``.
+        state: What was decided about it; see `Settlement` for the rest.
     """
 
     __slots__ = (
-        "_settlement",
         "_settler",
         "_watcher",
         "coordinates",
@@ -95,22 +95,14 @@ class Delivery:
         self.coordinates = coordinates
         self.event: Event | None = None
         self._settler = settler
-        self._settlement = Settlement()
+        self.state = _PENDING
+        self.is_confirmed = False
+        self.error = None
         self._watcher: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         """Topic, id and state."""
         return f"<Delivery of {self.message.id!r} from {self.topic!r}, {self.state.value}>"
-
-    @property
-    def state(self) -> SettlementState:
-        """What was decided about it."""
-        return self._settlement.state
-
-    @property
-    def settlement(self) -> Settlement:
-        """The decision in full; for backends, which read it and don't change it."""
-        return self._settlement
 
     def ack(self) -> bool:
         """Say that it was handled, so that the broker may forget it.
@@ -121,7 +113,7 @@ class Delivery:
         Returns:
             Whether it is acked now: ``False`` after a nack, or when it was given back.
         """
-        decided = self._settlement.decide_ack()
+        decided = self.decide_ack()
         if decided is None:
             self._settler.settle(self)
             return True
@@ -149,7 +141,7 @@ class Delivery:
             raise ValueError(f"a delay is a finite number of seconds, 0 or more, not {delay!r}")
         if delay:
             self._settler.features.require("nack_delay")
-        decided = self._settlement.decide_nack(delay=delay, failures=failures)
+        decided = self.decide_nack(delay=delay, failures=failures)
         if decided is None:
             self._settler.settle(self)
             return True
@@ -162,20 +154,19 @@ class Delivery:
             SettleError: It never will: the delivery was given back, or the link to the broker
                 was lost. The message comes again.
         """
-        settlement = self._settlement
-        if not settlement.is_ended:
+        if not self.is_ended:
             if self._watcher is None:
                 self._watcher = asyncio.get_running_loop().create_future()
             # A future for all who wait; one who is cancelled must not cancel it for the others.
             await asyncio.shield(self._watcher)
-        if settlement.error is not None:
-            raise settlement.error
+        if self.error is not None:
+            raise self.error
 
     # For backends
 
     def confirmed(self) -> None:
         """Tell those who wait that the broker has the decision; for backends."""
-        if self._settlement.confirm():
+        if self.confirm() and self._watcher is not None:
             self._wake()
 
     def lost(self, error: SettleError | None = None) -> None:
@@ -185,12 +176,12 @@ class Delivery:
         """
         why = error or SettleError(
             f"message {self.message.id!r} was given back undecided; it comes again"
-            if self._settlement.state is _PENDING
+            if self.state is _PENDING
             else f"the broker did not get the decision about message {self.message.id!r}; "
             "it comes again",
             message_id=self.message.id,
         )
-        if self._settlement.lose(why):
+        if self.lose(why):
             self._wake()
 
     def _wake(self) -> None:

@@ -10,7 +10,6 @@ from eventflow.errors import EventDefinitionError, InvalidOptionError, UnknownEv
 from eventflow.events import Event, event_name
 from eventflow.messaging import metadata as meta
 from eventflow.messaging.codec import Codec, JsonCodec, message_of
-from eventflow.messaging.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -96,8 +95,8 @@ class BrokerEventPublisher:
             key = self._key(event)
         message = message_of(event, carried, self._codec, key=key)
         if metadata is not None:
-            # Checked as those of any message; names that mean something stay ours.
-            message.metadata = {**Message(b"", metadata).metadata, **message.metadata}
+            # Names that mean something stay ours.
+            message = message.copy(metadata={**metadata, **message.metadata})
         if delay:
             if not 0 < delay < float("inf"):
                 raise InvalidOptionError(
@@ -105,7 +104,8 @@ class BrokerEventPublisher:
                     option="delay",
                 )
             self._publisher.features.require("publish_delay")
-            message.metadata.update(meta.delay_metadata(delay, now=datetime.now(UTC)))
+            texts = meta.delay_metadata(delay, now=datetime.now(UTC))
+            message = message.copy(metadata={**message.metadata, **texts})
         await self._publisher.publish(topic or "", message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import time_ns
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from eventflow.errors import InvalidMessageError
 from eventflow.events.identity import new_id
@@ -20,13 +20,13 @@ _SHOWN = 64
 class Message:
     """An id, a payload of bytes and metadata of texts; below events, above every broker.
 
-    A message is a value: it is compared by its contents, and nobody changes one that was
-    published or received. Whoever wants another makes a `copy`. It carries no ack state: that
-    belongs to a `Delivery`.
+    A message is a value: it is compared by its contents and can't be changed, its metadata
+    included, so that it can be shared. Whoever wants another makes a `copy`. It carries no ack
+    state: that belongs to a `Delivery`.
 
     Args:
         payload: The body, as it goes over the wire.
-        metadata: Texts by name. Taken over as a dict of the message's own.
+        metadata: Texts by name. Taken over as a dict of the message's own, for reading.
         id: What it is known by, in logs and for deduplication. Default: a new UUIDv7. An empty
             one, as other writers may send, is replaced by a new one too.
         key: Messages with the same key keep their order on backends that order by key, and
@@ -43,13 +43,35 @@ class Message:
         Message(id='m-1', payload=b'{"n":1}', metadata={'name': 'Ping'})
     """
 
-    __slots__ = ("headers", "id", "key", "metadata", "payload")
+    if TYPE_CHECKING:
 
-    id: str
-    payload: bytes
-    metadata: dict[str, str]
-    key: str | None
-    headers: NativeHeaders
+        @property
+        def id(self) -> str:
+            """What it is known by."""
+            ...
+
+        @property
+        def payload(self) -> bytes:
+            """The body."""
+            ...
+
+        @property
+        def metadata(self) -> dict[str, str]:
+            """Texts by name; for reading."""
+            ...
+
+        @property
+        def key(self) -> str | None:
+            """What it keeps its order by."""
+            ...
+
+        @property
+        def headers(self) -> NativeHeaders:
+            """Native headers that can't be metadata."""
+            ...
+
+    else:
+        __slots__ = ("headers", "id", "key", "metadata", "payload")
 
     def __init__(
         self,
@@ -60,11 +82,11 @@ class Message:
         key: str | None = None,
         headers: NativeHeaders = (),
     ) -> None:
-        self.payload = _checked_payload(payload)
-        self.metadata = {} if metadata is None else _checked_metadata(metadata)
-        self.id = _checked_text("id", id) if id else new_id(time_ns())
-        self.key = None if key is None else _checked_text("key", key)
-        self.headers = _checked_headers(headers) if headers else ()
+        _set_payload(self, _checked_payload(payload))
+        _set_metadata(self, _EMPTY if metadata is None else _checked_metadata(metadata))
+        _set_id(self, _checked_text("id", id) if id else new_id(time_ns()))
+        _set_key(self, None if key is None else _checked_text("key", key))
+        _set_headers(self, _checked_headers(headers) if headers else ())
 
     @classmethod
     def received(
@@ -78,14 +100,14 @@ class Message:
     ) -> Message:
         """Make a message of parts that are known to be right; for backends.
 
-        The metadata is not copied. An empty id is replaced by a new one.
+        An empty id is replaced by a new one.
         """
         self = cls.__new__(cls)
-        self.id = message_id or new_id(time_ns())
-        self.payload = payload
-        self.metadata = metadata
-        self.key = key
-        self.headers = headers
+        _set_id(self, message_id or new_id(time_ns()))
+        _set_payload(self, payload)
+        _set_metadata(self, _Metadata(metadata))
+        _set_key(self, key)
+        _set_headers(self, headers)
         return self
 
     def copy(
@@ -104,6 +126,22 @@ class Message:
             key=self.key,
             headers=self.headers,
         )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: a message is a value."""
+        raise AttributeError(f"a message can't be changed: make another with copy({name}=…)")
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse: a message is a value."""
+        raise AttributeError("a message can't be changed")
+
+    def __copy__(self) -> Message:
+        """The message itself: it can't be changed."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Message:
+        """The message itself: it can't be changed."""
+        return self
 
     def __eq__(self, other: object) -> bool:
         """Compare contents."""
@@ -127,7 +165,35 @@ class Message:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by contents."""
-        return _restore, (self.id, self.payload, self.metadata, self.key, self.headers)
+        return _restore, (self.id, self.payload, {**self.metadata}, self.key, self.headers)
+
+
+class _Metadata(dict[str, str]):
+    """A dict for reading: whoever writes to it meant to make another message."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(
+            "the metadata of a message can't be changed: make another message with "
+            "message.copy(metadata={**message.metadata, …})"
+        )
+
+    if not TYPE_CHECKING:
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Metadata, ({**self},)
+
+
+_EMPTY = _Metadata()
+_slots: Any = Message.__dict__
+_set_id = _slots["id"].__set__
+_set_payload = _slots["payload"].__set__
+_set_metadata = _slots["metadata"].__set__
+_set_key = _slots["key"].__set__
+_set_headers = _slots["headers"].__set__
 
 
 def _restore(
@@ -164,7 +230,9 @@ def _checked_text(what: str, value: object) -> str:
     return value
 
 
-def _checked_metadata(metadata: object) -> dict[str, str]:
+def _checked_metadata(metadata: object) -> _Metadata:
+    if type(metadata) is _Metadata:
+        return metadata
     if not isinstance(metadata, Mapping):
         raise InvalidMessageError(
             f"metadata maps texts to texts, it is not {type(metadata).__name__}"
@@ -175,7 +243,7 @@ def _checked_metadata(metadata: object) -> dict[str, str]:
         if not name:
             raise InvalidMessageError("a metadata name has one character or more")
         checked[name] = _checked_text(f"metadata value of {name[:_SHOWN]!r}", value)
-    return checked
+    return _Metadata(checked)
 
 
 def _checked_headers(headers: object) -> NativeHeaders:

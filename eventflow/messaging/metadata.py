@@ -7,9 +7,10 @@ as good as none.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+from eventflow.events.identity import read_time as parsed_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,10 +56,6 @@ _PREFIXES = ("eventflow_", "_watermill_")
 MAX_ID_LENGTH = 255
 MAX_FAILURES = 1_000_000
 
-_RFC_3339 = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
-
 
 def read_id(metadata: Mapping[str, str], name: str) -> str | None:
     """An id; ``None`` if there is none, or it is too long or unprintable."""
@@ -71,12 +68,7 @@ def read_id(metadata: Mapping[str, str], name: str) -> str | None:
 def read_time(metadata: Mapping[str, str], name: str) -> datetime | None:
     """A time in UTC; ``None`` if there is none, or it is no RFC 3339."""
     value = metadata.get(name)
-    if value is None or len(value) > 40 or not _RFC_3339.fullmatch(value):
-        return None
-    try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+    return None if value is None else parsed_time(value)
 
 
 def failures(metadata: Mapping[str, str]) -> int:

@@ -219,11 +219,20 @@ class Router:
         """
         if self._is_entered():
             raise RouterError("add middlewares before the router is entered")
-        self._middlewares += check_middlewares((middleware,))
+        checked = check_middlewares((middleware,))
+        if any(binding.options.batch is not None for binding in self._bindings.values()):
+            raise RouterError("a middleware sees one delivery, and a batch has many")
+        self._middlewares += checked
 
     def _add(self, bindings: Sequence[Binding]) -> None:
         for binding in bindings:
             check_name(binding.name)
+            if binding.options.batch is not None and self._middlewares:
+                raise InvalidOptionError(
+                    f"{binding.name}: a middleware sees one delivery, and a batch has many: put "
+                    "batch handlers on a router without middlewares",
+                    option="batch",
+                )
             if binding.name in self._bindings:
                 raise InvalidOptionError(
                     f"router {self._name!r} has a handler named {binding.name!r} already",

@@ -43,18 +43,22 @@ class Settlement:
         state: What was decided.
         is_confirmed: Whether the broker has the decision.
         error: Why the broker does not have it, and never will; else ``None``.
-        delay: Seconds that a nack asked the broker to wait; 0 or more.
-        failures: Recorded failures that a nack asked the broker to keep; ``None``: as before.
+        nack_delay: Seconds that a nack asked the broker to wait; 0 or more.
+        nack_failures: Failures that a nack asked the broker to record; ``None``: as before.
     """
 
-    __slots__ = ("delay", "error", "failures", "is_confirmed", "state")
+    __slots__ = ("error", "is_confirmed", "nack_delay", "nack_failures", "state")
+
+    state: SettlementState
+    is_confirmed: bool
+    error: BaseException | None
+    nack_delay: float
+    nack_failures: int | None
 
     def __init__(self) -> None:
         self.state = _PENDING
         self.is_confirmed = False
-        self.error: BaseException | None = None
-        self.delay = 0.0
-        self.failures: int | None = None
+        self.error = None
 
     def decide_ack(self) -> bool | None:
         """Ack: ``None`` if this decided, ``True`` if it was acked before, else ``False``."""
@@ -67,14 +71,14 @@ class Settlement:
         """Nack: ``None`` if this decided, ``True`` if it was nacked before, else ``False``."""
         if self.state is _PENDING:
             self.state = _NACKED
-            self.delay = delay
-            self.failures = failures
+            self.nack_delay = delay
+            self.nack_failures = failures
             return None
         return self.state is _NACKED
 
     def confirm(self) -> bool:
         """The broker has the decision. Whether that is news."""
-        if self.is_ended or self.state is _PENDING:
+        if self.is_confirmed or self.error is not None or self.state is _PENDING:
             return False
         self.is_confirmed = True
         return True

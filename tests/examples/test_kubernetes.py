@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from tests.docs.page import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT.joinpath("examples/kubernetes/deployment.yaml").read_text(encoding="utf-8")
+PAGE = ROOT / "docs/kubernetes.md"
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 SLACK_S = 1
 
@@ -56,15 +63,6 @@ def test_the_grace_period_covers_the_whole_stop() -> None:
     said = re.search(".*".join(rf"{part} +(\d+)" for part in parts) + r".*= +(\d+)\n", TEXT)
     assert said
     assert [float(number) for number in said.groups()] == [*stop[:4], sum(stop)]
-
-
-def test_the_server_logs_as_the_page_says() -> None:
-    """With the file that docs/logging.md has, and a test of that page tries with the server."""
-    command = container()["command"]
-    assert command[:3] == ["python", "-m", "uvicorn"]
-    assert "--log-config=log.json" in command
-    page = ROOT.joinpath("docs/logging.md").read_text(encoding="utf-8")
-    assert page.count('```json title="log.json"') == 1
 
 
 def test_the_seconds_are_the_defaults_of_the_bus() -> None:
@@ -112,8 +110,7 @@ def test_it_runs_with_as_little_as_it_needs() -> None:
 
 def dockerfile() -> dict[str, list[str]]:
     """The instructions of the one in docs/kubernetes.md."""
-    page = ROOT / "docs/kubernetes.md"
-    (text,) = (block.text for block in blocks(page) if block.language == "dockerfile")
+    (text,) = (block.text for block in blocks(PAGE) if block.language == "dockerfile")
     found: dict[str, list[str]] = {}
     for line in filter(None, text.splitlines()):
         instruction, _, rest = line.partition(" ")
@@ -122,14 +119,78 @@ def dockerfile() -> dict[str, list[str]]:
 
 
 def test_the_image_starts_what_the_manifest_starts() -> None:
-    """The same program, app, port and time, in the exec form, so that signals arrive."""
+    """The very same command, in the exec form, so that signals arrive."""
     (cmd,) = dockerfile()["CMD"]
-    command = json.loads(cmd)  # the shell form is no JSON
     assert "ENTRYPOINT" not in dockerfile()
-    assert command[:4] == container()["command"][:4]
-    assert set(command) <= set(container()["command"])
-    package = command[3].partition(".")[0]
-    assert f"{package}/ {package}/" in dockerfile()["COPY"]
+    assert json.loads(cmd) == container()["command"]  # the shell form is no JSON
+
+
+def image(directory: Path) -> Path:
+    """What the Dockerfile copies of the page's files, but for the checkout: that is installed."""
+    files = {block.title: block.text for block in blocks(PAGE) if block.title}
+    context, root = directory / "context", directory / "srv"
+    context.joinpath("shop").mkdir(parents=True)
+    context.joinpath("shop/app.py").write_text(files.pop("app.py"))
+    for name, text in files.items():
+        context.joinpath(name).write_text(text)
+    root.mkdir()
+    for source, target in (copied.split() for copied in dockerfile()["COPY"]):
+        if source == "checkout/":
+            continue
+        if source.endswith("/"):
+            shutil.copytree(context / source, root / target)
+        else:
+            shutil.copy(context / source, root / target)
+    return root
+
+
+def written(root: Path) -> set[Path]:
+    return set(root.rglob("*"))
+
+
+def answer(port: int, path: str) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+        status: int = response.status
+    return status
+
+
+@pytest.mark.slow
+def test_the_manifests_command_runs_in_the_image(tmp_path: Path) -> None:
+    """It starts, its probes pass, it logs JSON, writes no file, and SIGTERM ends it well.
+
+    The address alone is another one: a free port of this machine.
+    """
+    root = image(tmp_path)
+    before = written(root)
+    program, *arguments = [str(each) for each in container()["command"]]
+    assert program == "python"
+    elsewhere = {"--host=0.0.0.0": "--host=127.0.0.1", "--port=8080": "--port=0"}
+    assert elsewhere.keys() <= set(arguments)
+    environment = {each["name"]: each["value"] for each in container()["env"]}
+    environment |= dict(line.split("=") for line in dockerfile()["ENV"])
+    with subprocess.Popen(
+        [sys.executable, *(elsewhere.get(each, each) for each in arguments)],
+        cwd=root,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stderr is not None
+        try:
+            lines: list[str] = []
+            while not (lines and "running on" in lines[-1]):
+                lines.append(server.stderr.readline())
+                assert lines[-1], lines
+            port = int(lines[-1].partition("127.0.0.1:")[2].partition(" ")[0])
+            for probe in PROBES:
+                assert answer(port, container()[probe]["httpGet"]["path"]) == 200
+            server.send_signal(signal.SIGTERM)
+            _, rest = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert server.returncode == -signal.SIGTERM  # as the first process of a container: 0
+    assert all(json.loads(line)["level"] == "info" for line in (*lines, *rest.splitlines()))
+    assert written(root) == before
 
 
 def test_the_image_runs_as_the_manifest_says() -> None:

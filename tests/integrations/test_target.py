@@ -19,8 +19,8 @@ from eventflow.cli._target import TargetError, made
 )
 async def test_an_app_is_sent_to_its_server(app: Any) -> None:
     """As the target itself, and where a factory returns it."""
-    for target in (app, lambda: app):
+    for target, hint in ((app, "uvicorn shop:app"), (lambda: app, "uvicorn --factory shop:app")):
         with pytest.raises(TargetError) as caught:
-            await made(target, "app:app")
-        assert str(caught.value).startswith("app:app must be an async context manager, not <")
-        assert str(caught.value).endswith("an ASGI app is run by its server, e.g. uvicorn app:app")
+            await made(target, "shop:app")
+        assert str(caught.value).startswith("shop:app must be an async context manager, not <")
+        assert str(caught.value).endswith(f"an ASGI app is run by its server, e.g. {hint}")

@@ -106,6 +106,30 @@ MUTANTS = (
         "        return True\n",
         "        self.job = None\n        return True\n",
     ),
+    Mutant(
+        "a drain does not wait for a thread that timed out",
+        "bus/_inbox.py",
+        "self.turns or self.overdue or self.in_flight)\n",
+        "self.turns or self.in_flight)\n",
+    ),
+    Mutant(
+        "the grace does not wait for a thread that timed out",
+        "bus/_scope.py",
+        "        await self.wait_returned((c.inbox for c in consumers), until)\n",
+        "",
+    ),
+    Mutant(
+        "a subscription closed alone leaves a thread that timed out",
+        "bus/_consumer.py",
+        "        await scope.wait_returned((self.inbox,), until)\n",
+        "",
+    ),
+    Mutant(
+        "a worker that never waits lets nobody else run",
+        "bus/_worker.py",
+        "SLICE_S = 0.005\n",
+        "SLICE_S = 1e9\n",
+    ),
     # ------------------------------------------------------------------------------ service
     Mutant(
         "members are left in the order they were entered",
@@ -464,8 +488,8 @@ MUTANTS = (
     Mutant(
         "a stop does not wait for handlers that run",
         "bus/_inbox.py",
-        "        return not (self.queue or self.lanes or self.turns or self.in_flight)\n",
-        "        return not (self.queue or self.lanes or self.turns)\n",
+        "self.turns or self.overdue or self.in_flight)\n",
+        "self.turns or self.overdue)\n",
     ),
     Mutant(
         "a stop refuses handlers that publish while they finish",

@@ -134,6 +134,7 @@ async def test_a_task_that_a_handler_started_is_named_by_its_handler(lines: Line
     """The task's own name, and the event it came from."""
 
     async def child() -> None:
+        await asyncio.sleep(0)  # an eager task may get its name after its first step
         lines.block_until(BLOCKED)
 
     async def handler(event: Ping) -> None:
@@ -155,6 +156,7 @@ async def test_code_that_is_none_of_ours_is_named_as_far_as_it_can_be(lines: Lin
         lines.block_until(BLOCKED, before + 1)
 
     async def plain() -> None:
+        await asyncio.sleep(0)  # as above
         lines.block_until(BLOCKED, 1)
 
     async with Watchdog(threshold=T):

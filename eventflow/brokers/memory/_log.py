@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eventflow.lifecycle.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eventflow.messaging import Message
 
-__all__ = ("Group", "Item", "Log")
+__all__ = ("Group", "Item", "Log", "Special")
+
+
+class Special(NamedTuple):
+    """What only a few messages have.
+
+    Attributes:
+        not_before: Loop time before which it is not delivered.
+        failures: Failures recorded with it when it was published.
+    """
+
+    not_before: float
+    failures: int
 
 
 class Item:
@@ -21,18 +32,19 @@ class Item:
 
     Attributes:
         offset: Its place in the topic.
-        message: The message as it was published.
+        message: The message.
         deliveries: How often it was delivered.
         failures: Failures recorded with it.
+        has_lane: Whether the next message with its key waits for its ack.
     """
 
     __slots__ = ("deliveries", "failures", "has_lane", "message", "offset")
 
-    def __init__(self, offset: int, message: Message, failures: int) -> None:
+    def __init__(self, offset: int, message: Message) -> None:
         self.offset = offset
         self.message = message
         self.deliveries = 0
-        self.failures = failures
+        self.failures = 0
         self.has_lane = False
 
 
@@ -73,34 +85,36 @@ class Group:
         while self._delayed and self._delayed[0][0] <= now:
             heapq.heappush(self._again, heapq.heappop(self._delayed)[1])
         while len(taken) < limit:
-            item = self._next(now)
-            if item is None:
+            if self._again:
+                item = self._open[heapq.heappop(self._again)]
+                if not (item.has_lane or self._enter_lane(item)):
+                    continue
+            elif (ready := self._lanes.next_ready()) is not None:
+                item = ready[1]
+                item.has_lane = True
+            else:
+                self._read(taken, limit, now)
                 break
-            item.deliveries += 1
             taken.append(item)
+        for item in taken:
+            item.deliveries += 1
         return taken
 
-    def _next(self, now: float) -> Item | None:
-        while self._again:
-            item = self._open[heapq.heappop(self._again)]
-            if item.has_lane or self._enter_lane(item):
-                return item
-        ready = self._lanes.next_ready()
-        if ready is not None:
-            parked: Item = ready[1]
-            parked.has_lane = True
-            return parked
-        log = self._log
-        while self._position < log.end:
-            offset = self._position
-            self._position += 1
-            message, not_before, failures = log[offset]
-            item = self._open[offset] = Item(offset, message, failures)
-            if not_before > now:
-                heapq.heappush(self._delayed, (not_before, offset))
-            elif self._enter_lane(item):
-                return item
-        return None
+    def _read(self, taken: list[Item], limit: int, now: float) -> None:
+        """Read on in the log."""
+        log, opened = self._log, self._open
+        offset, end = self._position, log.end
+        while offset < end and len(taken) < limit:
+            item = opened[offset] = Item(offset, log[offset])
+            special = log.specials.get(offset) if log.specials else None
+            if special is not None:
+                item.failures = special.failures
+            if special is not None and special.not_before > now:
+                heapq.heappush(self._delayed, (special.not_before, offset))
+            elif item.message.key is None or self._enter_lane(item):
+                taken.append(item)
+            offset += 1
+        self._position = offset
 
     def _enter_lane(self, item: Item) -> bool:
         key = item.message.key
@@ -111,13 +125,15 @@ class Group:
             return True
         return False
 
-    def ack(self, item: Item) -> None:
-        """Forget a message."""
+    def ack(self, item: Item) -> bool:
+        """Forget a message. Whether another one may be delivered because of it."""
         del self._open[item.offset]
+        if self._log.is_full:
+            self._log.look_for_room()
         if item.has_lane:
             assert item.message.key is not None
-            self._lanes.release(item.message.key)
-        self._log.trim()
+            return self._lanes.release(item.message.key)
+        return False
 
     def nack(self, item: Item, *, due: float | None) -> None:
         """Deliver it again, at loop time ``due``; its key, if it has one, stays taken."""
@@ -137,54 +153,78 @@ class Log:
 
     What all groups have acked stays as long as there is room, for groups that come later; and
     with no group at all the oldest falls out. What a group still needs never does.
+
+    Attributes:
+        end: Offset of the next message to come.
+        is_full: Whether somebody waits for room.
+        specials: What is special about a message, by offset.
     """
 
     def __init__(self, capacity: int, on_room: Callable[[], None]) -> None:
         self.groups: dict[str, Group] = {}
         self.broadcasts: set[Group] = set()
+        self.end = 0
+        self.is_full = False
+        self.specials: dict[int, Special] = {}
         self._capacity = capacity
         self._on_room = on_room
-        self._entries: deque[tuple[Message, float, int]] = deque()
+        # A list and not a deque, which takes long to look into its middle.
+        self._messages: list[Message] = []
         self._base = 0
-        self._is_full = False
+        self._room_until = capacity  # the end up to which there is room, as far as is known
 
     @property
-    def end(self) -> int:
-        """Offset of the next message to come."""
-        return self._base + len(self._entries)
+    def begin(self) -> int:
+        """Offset of the oldest message that is still there."""
+        return max(self._base, self.end - self._capacity)
 
-    def __getitem__(self, offset: int) -> tuple[Message, float, int]:
-        """Message, loop time before which it is not delivered, failures recorded with it."""
-        return self._entries[offset - self._base]
+    def __getitem__(self, offset: int) -> Message:
+        """The message at an offset."""
+        return self._messages[offset - self._base]
 
     def _readers(self) -> Iterator[Group]:
         yield from self.groups.values()
         yield from self.broadcasts
 
-    def room(self) -> int:
-        """How many messages could be appended now."""
-        lowest = min((group.lowest for group in self._readers()), default=self.end)
-        room = self._capacity - (self.end - lowest)
-        self._is_full = room <= 0
-        return room
+    def has_room(self, count: int) -> bool:
+        """Whether as many messages could be appended now."""
+        if self.end + count <= self._room_until:
+            return True
+        lowest = min((group.lowest for group in self._readers()), default=None)
+        if lowest is None:
+            return True
+        self._room_until = lowest + self._capacity
+        self.is_full = self.end + count > self._room_until
+        return not self.is_full
 
-    def append(self, entries: Iterable[tuple[Message, float, int]]) -> None:
-        """Store messages; there has to be room."""
-        self._entries.extend(entries)
-        while len(self._entries) > self._capacity:
-            self._entries.popleft()
-            self._base += 1
+    def append(self, messages: Sequence[Message], specials: Mapping[int, Special]) -> None:
+        """Store messages, some of which have something special, by their place among them.
 
-    def trim(self) -> None:
+        There has to be room.
+        """
+        if specials:
+            self.specials.update({self.end + at: special for at, special in specials.items()})
+        self._messages.extend(messages)
+        self.end += len(messages)
+        # Twice the capacity, so that removing the front, which moves the rest, is rare.
+        if len(self._messages) > 2 * self._capacity:
+            surplus = len(self._messages) - self._capacity
+            del self._messages[:surplus]
+            self._base += surplus
+            for offset in [offset for offset in self.specials if offset < self._base]:
+                del self.specials[offset]
+
+    def look_for_room(self) -> None:
         """Tell those who wait, if there is room again."""
-        if self._is_full and self.room() > 0:
+        if self.has_room(1):
             self._on_room()
 
     def group(self, name: str) -> Group:
         """A group by name; a new one begins with the oldest message there is."""
         found = self.groups.get(name)
         if found is None:
-            found = self.groups[name] = Group(self, self._base)
+            found = self.groups[name] = Group(self, self.begin)
+            self._room_until = min(self._room_until, self.begin + self._capacity)
         return found
 
     def join(self) -> Group:
@@ -196,4 +236,5 @@ class Log:
     def leave(self, group: Group) -> None:
         """Forget a group that `join` made."""
         self.broadcasts.discard(group)
-        self.trim()
+        if self.is_full:
+            self.look_for_room()

@@ -7,13 +7,15 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.memory._log import Log
+from eventflow.brokers.memory._log import Log, Special
 from eventflow.errors import BrokerClosedError
-from eventflow.messaging import Message
+from eventflow.events import validate_topic
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from eventflow.messaging import Message
 
 __all__ = ("Store", "Waiters")
 
@@ -74,6 +76,7 @@ class Store:
         is_open: Whether the broker is entered.
         capacity: Most messages of a topic.
         max_payload_bytes: Largest payload; ``None`` for no bound.
+        topics: The topics that were named so far.
     """
 
     def __init__(self, name: str, *, capacity: int, max_payload_bytes: int | None) -> None:
@@ -81,7 +84,7 @@ class Store:
         self.capacity = capacity
         self.max_payload_bytes = max_payload_bytes
         self._name = name
-        self._topics: dict[str, Topic] = {}
+        self.topics: dict[str, Topic] = {}
 
     def check_open(self) -> None:
         """Raise unless the broker is entered."""
@@ -91,33 +94,30 @@ class Store:
             )
 
     def topic(self, name: str) -> Topic:
-        """A topic; made when it is first named."""
-        found = self._topics.get(name)
+        """A topic; made when it is first named.
+
+        Raises:
+            InvalidTopicError: The name is none.
+        """
+        found = self.topics.get(name)
         if found is None:
-            found = self._topics[name] = Topic(self.capacity)
+            found = self.topics[validate_topic(name)] = Topic(self.capacity)
         return found
 
     def wake_all(self) -> None:
         """Let everybody look again."""
-        for topic in self._topics.values():
+        for topic in self.topics.values():
             topic.readers.wake(None)
             topic.writers.wake(None)
 
-    def entries(self, messages: Sequence[Message]) -> list[tuple[Message, float, int]]:
-        """Messages as they are stored: copies, with the time they are due in loop time."""
-        stored: list[tuple[Message, float, int]] = []
-        for message in messages:
-            metadata = message.metadata.copy()
-            due, recorded = 0.0, 0
-            if DELAYED_UNTIL in metadata:
-                until = delayed_until(metadata)
-                if until is not None:
-                    left = (until - datetime.now(UTC)).total_seconds()
-                    due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
-            if FAILURES in metadata:
-                recorded = failures(metadata)
-            copy = Message.received(
-                message.id, message.payload, metadata, key=message.key, headers=message.headers
-            )
-            stored.append((copy, due, recorded))
-        return stored
+    def specials(self, messages: Sequence[Message]) -> dict[int, Special]:
+        """What some messages have besides: a time before which they are not due, failures."""
+        found: dict[int, Special] = {}
+        for at, message in enumerate(messages):
+            texts = message.metadata
+            if DELAYED_UNTIL in texts or FAILURES in texts:
+                until = delayed_until(texts)
+                left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
+                due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
+                found[at] = Special(due, failures(texts))
+        return found

@@ -37,22 +37,22 @@ class MemoryPublisher:
 
     async def publish(self, topic: str, *messages: Message) -> None:
         """Store messages; see `eventflow.messaging.Publisher`."""
-        validate_topic(topic)
         store = self._store
-        store.check_open()
+        if not store.is_open:
+            store.check_open()
+        found = store.topics.get(topic) or store.topic(topic)
         if not messages:
             return
-        self._check(topic, messages)
+        if store.max_payload_bytes is not None or len(messages) > 1:
+            self._check(topic, messages)
         self._until_checkpoint -= 1
         if self._until_checkpoint <= 0:
             self._until_checkpoint = CHECKPOINT_EVERY
             await asyncio.sleep(0)
             store.check_open()
-        found = store.topic(topic)
-        entries = store.entries(messages)
-        if found.log.room() < len(entries):
+        if not found.log.has_room(len(messages)):
             await self._wait_for_room(topic, messages)
-        found.log.append(entries)
+        found.log.append(messages, store.specials(messages))
         found.readers.wake(None)
 
     def _check(self, topic: str, messages: tuple[Message, ...]) -> None:
@@ -81,7 +81,7 @@ class MemoryPublisher:
         loop = asyncio.get_running_loop()
         began = loop.time()
         found = self._store.topic(topic)
-        while found.log.room() < len(messages):
+        while not found.log.has_room(len(messages)):
             if loop.time() >= began + self._timeout:
                 raise PublishTimeoutError(
                     f"topic {topic!r} was full for {self._timeout:g} s: a group does not keep up",

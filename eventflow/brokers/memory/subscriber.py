@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from eventflow.errors import InvalidOptionError
 from eventflow.events import validate_topic
-from eventflow.messaging import Broadcast, Deliveries, Delivery, Message, SettlementState
+from eventflow.messaging import Broadcast, Deliveries, Delivery, SettlementState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ("MemorySubscriber",)
 
 DEFAULT_IN_FLIGHT = 1_000
+
+_ACKED = SettlementState.ACKED
 
 
 class MemorySubscriber:
@@ -139,24 +141,19 @@ class _MemoryDeliveries(Deliveries):
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         while not self._is_closed and self._store.is_open:
             room = min(limit, self._bound - len(self._open))
+            until = None
             if room > 0 and not self._is_paused:
                 items = self._group.take(room, self._loop.time())
                 if items:
                     return [self._deliver(item) for item in items]
-            await self._topic.readers.wait(self._group.next_due)
+                until = self._group.next_due
+            await self._topic.readers.wait(until)
         return ()
 
     def _deliver(self, item: Item) -> Delivery:
         message = item.message
-        copy = Message.received(
-            message.id,
-            message.payload,
-            message.metadata.copy(),
-            key=message.key,
-            headers=message.headers,
-        )
         delivery = _MemoryDelivery(
-            copy,
+            message,
             topic=self._topic_name,
             settler=self,
             headers=message.headers,
@@ -172,18 +169,21 @@ class _MemoryDeliveries(Deliveries):
     def settle(self, delivery: Delivery) -> None:
         """Take a decision at once: there is nobody to tell."""
         assert isinstance(delivery, _MemoryDelivery)
-        item, settlement = delivery.item, delivery.settlement
-        self._open.pop(item.offset)
-        if settlement.state is SettlementState.ACKED:
-            self._group.ack(item)
+        item = delivery.item
+        opened = self._open
+        del opened[item.offset]
+        if delivery.state is _ACKED:
+            # Another of its key may come now, or we have room again.
+            wakes = self._group.ack(item) or len(opened) == self._bound - 1
         else:
-            if settlement.failures is not None:
-                item.failures = settlement.failures
-            delay = settlement.delay
+            if delivery.nack_failures is not None:
+                item.failures = delivery.nack_failures
+            delay = delivery.nack_delay
             self._group.nack(item, due=self._loop.time() + delay if delay else None)
+            wakes = True
         delivery.confirmed()
-        # Whoever waits may take what comes again, or the next of its key; and we have room.
-        self._topic.readers.wake(None)
+        if wakes:
+            self._topic.readers.wake(None)
 
     def pause(self) -> None:
         self._is_paused = True

@@ -50,12 +50,38 @@ def run_script(script: str, *arguments: object, limit: float) -> tuple[dict[str,
 # ------------------------------------------------------------------------------ BUS-18
 
 
+LAG_S = 0.05
+
+
+async def heartbeats(until: threading.Event) -> list[float]:
+    """The lag of each beat, every 10 ms, until the end of what is beside it."""
+    lags: list[float] = []
+    while not until.is_set():
+        started = time.monotonic()
+        await asyncio.sleep(0.01)
+        lags.append(time.monotonic() - started - 0.01)
+    return lags
+
+
+def go_on(lags: list[float]) -> bool:
+    """Whether the loop turned all the while.
+
+    A busy machine has late beats of its own: nine of ten are in time, and the late ones
+    together are late by no more than a fifth of the time.
+    """
+    late = [lag for lag in lags if lag >= LAG_S]
+    return len(late) <= len(lags) / 10 and sum(late) <= (sum(lags) + 0.01 * len(lags)) / 5
+
+
 @pytest.mark.fault("BUS-18")
 @pytest.mark.slow
+@pytest.mark.stress
 async def test_a_blocking_sync_handler_does_not_hold_up_the_loop() -> None:
-    """Heartbeats go on beside it, with a lag below 50 ms; 0.5 s here, 10 s in a stress run."""
-    blocks_for = 10.0 if STRESS else 0.5
-    lags: list[float] = []
+    """Heartbeats go on beside it, nine of ten with a lag below 50 ms.
+
+    For 10 s in a stress run, 1 s here.
+    """
+    blocks_for = 10.0 if STRESS else 1.0
     running = threading.Event()
     done = threading.Event()
 
@@ -67,16 +93,28 @@ async def test_a_blocking_sync_handler_does_not_hold_up_the_loop() -> None:
     async with EventBus() as bus:
         sub = bus.subscribe(Ping, blocks)
         await bus.publish(Ping())
-        while not done.is_set():
-            started = time.monotonic()
-            await asyncio.sleep(0.01)
-            if running.is_set():
-                lags.append(time.monotonic() - started - 0.01)
+        lags = await heartbeats(done)
         await bus.wait_idle()
         assert sub.statistics().handled == 1
-    # The median, with room: on a busy machine the odd beat is late for reasons of its own.
-    assert sorted(lags)[len(lags) // 2] < 0.05 * 2
-    assert len(lags) >= blocks_for / (0.01 + 0.05 * 2)
+    assert go_on(lags), sorted(lags)[-len(lags) // 5 :]
+
+
+@pytest.mark.slow
+async def test_a_loop_that_is_blocked_is_noticed() -> None:
+    """The same check fails where an async handler blocks it for 0.3 s of that second."""
+    done = threading.Event()
+
+    async def blocks(event: Ping) -> None:
+        time.sleep(0.3)  # noqa: ASYNC251 - which is the fault
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, blocks)
+        asyncio.get_running_loop().call_later(1, done.set)
+        beating = asyncio.ensure_future(heartbeats(done))
+        await asyncio.sleep(0)
+        await bus.publish(Ping())
+        lags = await beating
+    assert not go_on(lags)
 
 
 # ------------------------------------------------------------------------------ BUS-19
@@ -237,7 +275,8 @@ POLICIES = {
 def test_failing_handlers_leave_no_garbage(where: str, policy: str) -> None:
     """100,000 failures (1,500 here) with the collector off: no exception, traceback or frame stays.
 
-    And nothing at all after a collection.
+    A fifth of them where they come by a timeout or out of a thread. And nothing at all stays
+    after a collection.
     """
     count = 100_000 if STRESS else 1_500
     if where != "loop":
@@ -289,13 +328,19 @@ def test_failing_handlers_leave_no_garbage(where: str, policy: str) -> None:
 
 # ------------------------------------------------------------------------------ BUS-23
 
+WHOLE = ("tests/unit",)
+# Of the bus, which has most of the tests, what runs handlers in every way.
 PART = (
-    "tests/unit/lifecycle",
+    *sorted(
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("tests/unit/*")
+        if path.name not in {"bus", "__pycache__"}
+    ),
     "tests/unit/bus/test_failures.py",
     "tests/unit/bus/test_order.py",
     "tests/unit/bus/test_stream.py",
+    "tests/unit/bus/test_threads.py",
 )
-WHOLE = ("tests/unit/lifecycle", "tests/unit/bus")
 
 
 @pytest.mark.fault("BUS-23")
@@ -304,7 +349,10 @@ WHOLE = ("tests/unit/lifecycle", "tests/unit/bus")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["plain", "eager"] if sys.version_info >= (3, 12) else ["plain"])
 def test_the_suite_in_development_mode(mode: str, tmp_path: Path) -> None:
-    """No warning with -X dev -W error and asyncio's debug mode, nor with eager tasks."""
+    """No warning with -X dev -W error and asyncio's debug mode, nor with eager tasks.
+
+    All unit tests in a stress run; here all but most of the bus's.
+    """
     plugins = ["-p", "tests.fault.bus.eager"] if mode == "eager" else []
     if not any(e.value == "eventflow.testing.plugin" for e in entry_points(group="pytest11")):
         plugins += ["-p", "eventflow.testing.plugin"]

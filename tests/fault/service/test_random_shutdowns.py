@@ -124,6 +124,7 @@ def account(case: Case, code: int, run: Run, recorder: Recorder) -> None:
     assert (code == 0) <= (ledger["abandoned"] == 0)
 
 
+@pytest.mark.fault("SHD-14")
 @pytest.mark.promise("2")
 def test_what_was_accepted_before_a_kill_was_accepted_before_a_kill(
     tmp_path: Path, recorder: Recorder

@@ -84,6 +84,27 @@ def test_a_drain_shorter_than_the_handlers(tmp_path: Path, recorder: Recorder) -
     assert recorder.all("done") == []
 
 
+@pytest.mark.fault("SHD-01")
+@pytest.mark.promise("6")
+def test_a_thread_that_outlived_its_timeout(tmp_path: Path, recorder: Recorder) -> None:
+    """Its event has failed already; it has the drain to return all the same, and exit is 0."""
+    scenario: dict[str, Any] = {
+        "handler": "in_thread",
+        "handler_s": 2,
+        "events": 1,
+        "options": {"timeout": 0.05},
+    }
+    with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
+        run.until_said("eventflow.handler_failed")
+        run.until_ready()
+        assert recorder.all("done") == []
+        run.send(SIGTERM)
+        assert run.wait() == 0, run.stderr
+        assert run.ledger()["failed"] == 1
+    recorder.end()
+    assert recorder.all("done") == recorder.all("ok")
+
+
 # ------------------------------------------------------------------------ SHD-04, SHD-09
 
 

@@ -122,6 +122,19 @@ async def test_order_per_key_at_random(bus: EventBus, seed: int) -> None:
 
 
 @pytest.mark.option("order_key")
+async def test_an_order_key_beside_one_worker_has_no_effect(bus: EventBus) -> None:
+    """It is taken, since the concurrency may come from a configuration, and never called."""
+    keyed = Keyed()
+    called: list[Ping] = []
+    bus.subscribe(Ping, keyed, concurrency=1, order_key=called.append)
+    for n, key in enumerate("aba"):
+        await bus.publish(Ping(n=n, key=key))
+    await bus.wait_idle()
+    assert keyed.seen == {"a": [0, 2], "b": [1]}
+    assert called == []
+
+
+@pytest.mark.option("order_key")
 async def test_one_busy_key_does_not_hold_up_the_others(bus: EventBus) -> None:
     """Events behind it in the buffer overtake what waits for the busy key."""
     gate = asyncio.Event()

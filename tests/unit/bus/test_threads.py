@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,9 @@ from eventflow.failure import FailurePolicy, Retry
 from tests.unit.bus.support import Ping, Pong, Recorder, publish_all, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from eventflow.bus import Subscription
 
 pytestmark = [pytest.mark.usefixtures("no_leaks")]
 
@@ -253,3 +256,126 @@ async def test_cancelling_who_waits_for_a_thread(bus: EventBus) -> None:
     await bus.wait_idle()
     assert first.statistics().handled == 3
     assert third.statistics().handled == 1
+
+
+# ----------------------------------------- threads that outlived their attempt, at a stop
+
+
+class Files:
+    """A resource that tells whether it is open."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Files]:
+        self.is_open = True
+        yield self
+        self.is_open = False
+
+
+class Overdue:
+    """A handler that goes on after its timeout, until `release` is set."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.found_open: list[bool] = []
+
+    def __call__(self, event: Ping, files: Files) -> None:
+        self.release.wait(10)
+        self.found_open.append(files.is_open)
+
+    async def times_out(self, sub: Subscription) -> None:
+        """Wait until the attempt has ended without its thread."""
+        await until(lambda: sub.statistics().failed + sub.statistics().retried)
+
+
+ENDS = ["the drain", "the grace", "a retry in the grace", "an abort"]
+
+
+@pytest.mark.promise("1", "6")
+@pytest.mark.parametrize("alone", [False, True], ids=["bus", "subscription"])
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_stop_waits_for_a_thread_that_outlived_its_timeout(end: str, alone: bool) -> None:
+    """It has the drain and the grace to return; its resource is open until it has."""
+    files, handler = Files(), Overdue()
+    retry = Retry(attempts=2, initial=1000) if "retry" in end else None
+    bus = EventBus(drain_timeout=10 if end in ("the drain", "an abort") else 0, cancel_grace=10)
+    sub = bus.subscribe(
+        Ping,
+        handler,
+        name="h",
+        timeout=0.05,
+        on_failure=FailurePolicy(retry=retry),
+        resources=files.opened,
+    )
+    aborts = end == "an abort"
+    with suppress(ZeroDivisionError):
+        async with bus:
+            await bus.publish(Ping())
+            await handler.times_out(sub)
+            asyncio.get_running_loop().call_later(0.2, handler.release.set)
+            if alone:
+                await sub.aclose(drain=not aborts)
+                assert handler.found_open == [True]
+            if aborts:
+                raise ZeroDivisionError
+    assert handler.found_open == [True]
+    assert not files.is_open
+    row = bus.ledger["h"]
+    assert (row.timed_out, row.cancelled) == ((0, 1) if retry else (1, 0))
+    assert bus.ledger.abandoned == ()
+
+
+@pytest.mark.promise("6")
+async def test_a_thread_that_never_returns_ends_with_the_bound() -> None:
+    """The stop waits for it no longer than drain and grace, and names it."""
+    files, handler = Files(), Overdue()
+    bus = EventBus(drain_timeout=0.2, cancel_grace=0.2)
+    async with bus:
+        sub = bus.subscribe(Ping, handler, name="h", timeout=0.05, resources=files.opened)
+        await bus.publish(Ping())
+        await handler.times_out(sub)
+        began = time.monotonic()
+    took = time.monotonic() - began
+    try:
+        assert 0.4 <= took < 1.4
+        assert not files.is_open
+        assert bus.ledger["h"].failed == 1
+        assert bus.ledger.abandoned == ("thread eventflow:bus-1 in h",)
+    finally:
+        handler.release.set()
+    await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("eventflow")])
+
+
+async def test_a_bus_is_idle_when_no_thread_is_out() -> None:
+    """One that outlived its attempt is waited for, so that a test may look at what it did."""
+    files, handler = Files(), Overdue()
+    async with EventBus() as bus:
+        sub = bus.subscribe(Ping, handler, timeout=0.05, resources=files.opened)
+        await sub.wait_ready()
+        await bus.publish(Ping())
+        await handler.times_out(sub)
+        idle = asyncio.ensure_future(bus.wait_idle())
+        await turns()
+        assert not idle.done()
+        handler.release.set()
+        await idle
+        assert handler.found_open == [True]
+
+
+async def test_two_stops_wait_for_the_same_thread() -> None:
+    """A subscription drains alone, then its bus is left: each within its own bound."""
+    files, handler = Files(), Overdue()
+    bus = EventBus(drain_timeout=0, cancel_grace=10)
+    async with bus:
+        sub = bus.subscribe(Ping, handler, name="h", timeout=0.05, resources=files.opened)
+        await bus.publish(Ping())
+        await handler.times_out(sub)
+        alone = asyncio.ensure_future(sub.aclose())
+        await turns()
+        asyncio.get_running_loop().call_later(0.2, handler.release.set)
+    await alone
+    assert handler.found_open == [True]
+    assert not files.is_open
+    assert bus.ledger.abandoned == ()

@@ -131,9 +131,10 @@ def test_identity_is_stable() -> None:
     assert (event.id, event.occurred_at) == (event.id, event.occurred_at)
 
 
+@pytest.mark.stress
 def test_first_read_from_many_threads() -> None:
     """Threads that race for the first read all see one id."""
-    rounds = 2000 if os.environ.get("EVENTFLOW_STRESS") else 200
+    rounds = 2000 if os.environ.get("EVENTFLOW_STRESS") == "1" else 200
     threads = 8
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -37,16 +37,45 @@ def test_messages_are_compared_by_their_contents() -> None:
         hash(message)
 
 
-def test_a_copy_shares_nothing_that_can_change() -> None:
+def test_a_copy_has_the_same_id() -> None:
     """Id, payload, metadata and key; another payload or other metadata where given."""
     message = Message(b"x", {"a": "1"}, id="m-1", key="k")
 
     copied = message.copy(payload=b"y")
-    copied.metadata["a"] = "2"
 
     assert (message.payload, message.metadata) == (b"x", {"a": "1"})
     assert (copied.id, copied.key, copied.payload) == ("m-1", "k", b"y")
     assert message.copy(metadata={"b": "3"}).metadata == {"b": "3"}
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("update", ({"b": "2"},)),
+        ("pop", ("a",)),
+        ("popitem", ()),
+        ("clear", ()),
+        ("setdefault", ("b", "2")),
+        ("__setitem__", ("a", "2")),
+        ("__delitem__", ("a",)),
+        ("__ior__", ({"a": "2"},)),
+    ],
+)
+def test_metadata_can_not_be_changed(method: str, arguments: tuple[Any, ...]) -> None:
+    """Who received a message, and who published it, may hold the same object."""
+    message = Message(b"x", {"a": "1"}, id="m-1")
+    with pytest.raises(TypeError, match="can't be changed"):
+        getattr(message.metadata, method)(*arguments)
+    assert message == Message(b"x", {"a": "1"}, id="m-1")
+
+
+def test_the_rest_can_not_be_changed_either() -> None:
+    message = Message(b"x")
+    for name in ("id", "payload", "metadata", "key", "headers"):
+        with pytest.raises(AttributeError, match="can't be changed"):
+            setattr(message, name, None)
+        with pytest.raises(AttributeError, match="can't be changed"):
+            delattr(message, name)
 
 
 def test_metadata_is_taken_over_as_a_copy() -> None:
@@ -56,9 +85,12 @@ def test_metadata_is_taken_over_as_a_copy() -> None:
     assert message.metadata == {"a": "1"}
 
 
-@pytest.mark.parametrize(
-    "remake", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
-)
+def pickled(message: Message) -> Message:
+    found: Message = pickle.loads(pickle.dumps(message))
+    return found
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, pickled])
 def test_it_survives_copy_and_pickle(remake: Any) -> None:
     message = Message(b"x", {"a": "1"}, id="m-1", key="k", headers=(("h", b"\xff"),))
     assert remake(message) == message

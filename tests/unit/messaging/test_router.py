@@ -316,6 +316,7 @@ async def test_an_attempt_that_fails_is_made_again(broker: MemoryBroker) -> None
     assert await stored(broker, "orders.dead_letter") == []
 
 
+@pytest.mark.fault("RTR-03")
 async def test_what_still_fails_is_dead_lettered_and_then_acked(broker: MemoryBroker) -> None:
     """Bytes, key, headers and metadata as they came; Watermill's four keys and ours."""
     handler = Seen(lambda _: ValueError("no stock"))
@@ -473,6 +474,7 @@ async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: Mem
     assert len(await stored(broker, "graves")) == 1
 
 
+@pytest.mark.fault("RTR-05", "INP-08")
 @pytest.mark.parametrize(
     ("payload", "name", "exception"),
     [
@@ -539,6 +541,7 @@ async def test_a_message_that_comes_too_often_is_dead_lettered_unhandled(
     assert letter.metadata["eventflow_deliveries"] == "4"
 
 
+@pytest.mark.fault("RTR-06")
 async def test_a_handler_over_its_timeout_is_cancelled(broker: MemoryBroker) -> None:
     """Each attempt has a deadline of its own; the last one's reason is counted."""
     times: list[float] = []

@@ -19,8 +19,10 @@ class Noting:
         self.settled: list[tuple[SettlementState, float, int | None]] = []
 
     def settle(self, delivery: Delivery) -> None:
-        made = delivery.settlement
-        self.settled.append((made.state, made.delay, made.failures))
+        if delivery.state is SettlementState.NACKED:
+            self.settled.append((delivery.state, delivery.nack_delay, delivery.nack_failures))
+        else:
+            self.settled.append((delivery.state, 0.0, None))
 
 
 def new(settler: Noting | None = None) -> Delivery:
@@ -127,7 +129,7 @@ async def test_settled_raises_where_the_message_comes_again() -> None:
         with pytest.raises(SettleError):
             await delivery.settled()
         delivery.confirmed()
-        assert delivery.settlement.error is not None, "what is lost stays lost"
+        assert delivery.error is not None, "what is lost stays lost"
 
 
 def test_its_repr_tells_its_state() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -16,12 +17,50 @@ __all__ = (
     "Envelope",
     "Lane",
     "Origin",
+    "Receipt",
     "Undecoded",
     "current_attempt",
     "current_cause",
     "envelope",
     "event_of",
+    "tell",
 )
+
+
+class Receipt:
+    """What becomes of one event at every subscription that it was offered to; for bridges.
+
+    Each of them tells once. No I/O, and nothing of it is visible to who publishes on the bus.
+
+    Attributes:
+        is_done: Whether all that have told are done with the event: they handled it, or their
+            failure policy went through. ``False`` once one has lost it.
+    """
+
+    __slots__ = ("_open", "_watcher", "is_done")
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._watcher: asyncio.Future[None] | None = None
+        self.is_done = True
+
+    def expect(self, count: int) -> None:
+        """So many subscriptions will tell."""
+        self._open = count
+
+    def end(self, *, done: bool) -> None:
+        """Tell that one subscription is done with the event, or has lost it."""
+        self._open -= 1
+        self.is_done = self.is_done and done
+        watcher = self._watcher
+        if not self._open and watcher is not None and not watcher.done():
+            watcher.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until every subscription has told."""
+        if self._open:
+            self._watcher = asyncio.get_running_loop().create_future()
+            await self._watcher
 
 
 class Envelope:
@@ -30,9 +69,12 @@ class Envelope:
     Only publications that carry something need one: those from inside a handler, and those
     with metadata. The others travel as the bare event. Ids are held as the events they are
     ids of, so that nobody pays for making an id which nobody reads.
+
+    Attributes:
+        receipt: Of an event that a bridge brought from a broker; else ``None``.
     """
 
-    __slots__ = ("causation", "correlation", "event", "metadata")
+    __slots__ = ("causation", "correlation", "event", "metadata", "receipt")
 
     def __init__(
         self,
@@ -40,11 +82,13 @@ class Envelope:
         correlation: Event | str | None,
         causation: Event | str | None,
         metadata: Mapping[str, str] | None,
+        receipt: Receipt | None = None,
     ) -> None:
         self.event = event
         self.correlation = correlation
         self.causation = causation
         self.metadata = metadata
+        self.receipt = receipt
 
 
 class Undecoded:
@@ -131,6 +175,12 @@ def current_attempt() -> Attempt | None:
 def event_of(item: Event | Envelope) -> Event:
     """The event inside an item of a buffer."""
     return item.event if isinstance(item, Envelope) else item
+
+
+def tell(item: Event | Envelope, *, done: bool) -> None:
+    """Tell who waits for it that a subscription is done with an item, or has lost it."""
+    if isinstance(item, Envelope) and item.receipt is not None:
+        item.receipt.end(done=done)
 
 
 def envelope(event: Event, cause: Cause) -> Envelope:

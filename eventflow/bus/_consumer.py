@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from eventflow._cause import event_of
+from eventflow._cause import event_of, tell
 from eventflow._log import shown
 from eventflow.bus._handling import Handling
 from eventflow.bus._reports import log
@@ -227,6 +227,8 @@ class Consumer:
             item = worker.item
             if worker.holds:
                 self.inbox.abandoned += 1
+                if item is not None:
+                    tell(item, done=False)
             worker.abandon()
             self._scope.note_abandoned({task}, None if item is None else event_of(item))
             if worker.job is not None:

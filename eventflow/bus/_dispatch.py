@@ -12,7 +12,7 @@ from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] # d
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from eventflow._cause import current_attempt, current_cause, envelope
+from eventflow._cause import current_attempt, current_cause, envelope, tell
 from eventflow.bus._reports import log
 from eventflow.bus._turns import Wait, deadlock_error, would_deadlock
 from eventflow.bus._worker import Worker
@@ -274,8 +274,8 @@ class Dispatch:
         deadlock = False
         for inbox in full:
             if inbox.closed:
-                continue
-            if inbox.options.overflow is Overflow.BLOCK:
+                tell(item, done=False)
+            elif inbox.options.overflow is Overflow.BLOCK:
                 if worker is not None and would_deadlock(worker, inbox):
                     inbox.reject(item)
                     deadlock = True
@@ -293,6 +293,8 @@ class Dispatch:
             if unheard:
                 await asyncio.sleep(0)
                 if not scope.taking_in:
+                    for _ in unheard:
+                        tell(item, done=False)
                     raise scope.closed_error()  # their buffers are closed: nobody counts it
                 while unheard:
                     unheard.pop().overflow(item)
@@ -300,7 +302,9 @@ class Dispatch:
                 await wait.wait()
         except asyncio.CancelledError:
             for inbox in unheard:
-                if not inbox.closed:  # left meanwhile: its counts are final
+                if inbox.closed:
+                    tell(item, done=False)  # left meanwhile: its counts are final
+                else:
                     inbox.reject(item)
             if wait is not None:
                 wait.cancel()

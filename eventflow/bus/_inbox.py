@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eventflow._cause import Envelope, event_of
+from eventflow._cause import Envelope, event_of, tell
 from eventflow.bus._latency import Sample
 from eventflow.bus._reports import Reports, log
 from eventflow.bus.options import Overflow
@@ -79,6 +79,7 @@ class Inbox:
         overdue: The ends of threads that outlived their attempt.
         sample: What some of the attempts took.
         closed: Nothing is taken in any more.
+        unwanted: Whoever reads it wants no more, so that nothing in it is lost.
     """
 
     __slots__ = (
@@ -109,6 +110,7 @@ class Inbox:
         "timed_out",
         "timeout",
         "turns",
+        "unwanted",
         "watchers",
     )
 
@@ -126,7 +128,7 @@ class Inbox:
         self.overdue: set[asyncio.Future[None]] = set()
         self.watchers: list[asyncio.Future[None]] | None = None
         self.sample = Sample()
-        self.closed = False
+        self.closed = self.unwanted = False
         self.lanes = Lanes() if options.order_key is not None and options.concurrency > 1 else None
         self._latest: dict[Hashable, _Latest] | None = (
             {} if options.overflow is Overflow.KEEP_LATEST else None
@@ -164,8 +166,8 @@ class Inbox:
     def overflow(self, item: Event | Envelope) -> None:
         """Offer an event to a subscription that drops: there is no room, or it keeps the latest."""
         if self.closed:
-            return
-        if self._latest is not None:
+            tell(item, done=False)
+        elif self._latest is not None:
             self._keep_latest(item)
         elif len(self.queue) < self.limit:
             self.append(item)
@@ -237,12 +239,14 @@ class Inbox:
 
     def _drop(self, item: Event | Envelope) -> None:
         self.dropped += 1
+        tell(item, done=False)
         self._reports.add("events_dropped", item)
 
     def reject(self, item: Event | Envelope) -> None:
         """Count an event that its publisher gave up."""
         self.offered += 1
         self.rejected += 1
+        tell(item, done=False)
         self._reports.add("events_rejected", item)
 
     def wake(self) -> None:
@@ -324,6 +328,7 @@ class Inbox:
     def key_failed(self, item: Event | Envelope, option: str, error: BaseException) -> None:
         """Count an event as failed because the user's key function raised on it."""
         self.failed += 1
+        tell(item, done=not isinstance(error, (SystemExit, KeyboardInterrupt)))
         self._tell_of_key(item, option, error)
 
     def _tell_of_key(self, item: Event | Envelope, option: str, error: BaseException) -> None:
@@ -348,6 +353,7 @@ class Inbox:
             # Its publisher learns nothing: that this subscriber is gone is none of its business.
             self.offered += 1
             self.released += 1
+            tell(turn.item, done=self.unwanted)
             self._reports.add("events_released", turn.item)
             turn.settle()
         self.release_all()
@@ -359,7 +365,9 @@ class Inbox:
         self.queue.clear()
         self.released += len(left)
         for entry in left:
-            self._reports.add("events_released", self._unwrap(entry))
+            item = self._unwrap(entry)
+            tell(item, done=self.unwanted)
+            self._reports.add("events_released", item)
         self._reports.flush()
 
     # Looking at it

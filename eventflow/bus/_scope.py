@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,7 @@ from eventflow.bus._reports import Reports, log
 from eventflow.bus.matching import Matcher
 from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
 from eventflow.errors import BusClosedError
+from eventflow.events.identity import new_id
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 from eventflow.lifecycle.threads import ThreadRunner
 
@@ -52,6 +54,7 @@ class Scope:
         name: Name of the bus.
         state: ``open``; ``closing`` while handlers finish; ``closed``.
         taking_in: Whether handlers that still run may publish.
+        origin: Unlike that of any other stay in any bus: messages sent from here carry it.
         routes: Inboxes by exact class of event, for classes no ``RAISE`` subscription gets;
             filled as classes are published, emptied whenever a subscription comes or goes.
     """
@@ -61,6 +64,7 @@ class Scope:
     ) -> None:
         self.name = name
         self.pid = os.getpid()
+        self.origin = new_id(time.time_ns())
         self.drain_timeout = drain_timeout
         self.cancel_grace = cancel_grace
         self.loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from eventflow._cause import Attempt, Envelope, current_cause, event_of
+from eventflow._cause import Attempt, Envelope, current_cause, event_of, tell
 from eventflow._log import shown
 from eventflow.bus._reports import log
 from eventflow.errors import HandlerTimeoutError
@@ -182,8 +182,9 @@ class Worker(AttemptGuard):
                 cell.item, cell.started = item, now
                 if inbox.turns:
                     inbox.admit()
+                enveloped = type(item) is envelope
                 try:
-                    await call(item if type(item) is not envelope else item.event)
+                    await call(item.event if enveloped else item)
                 except BaseException as exc:  # noqa: BLE001 - judged in _ended
                     failure = exc
                 else:
@@ -191,6 +192,8 @@ class Worker(AttemptGuard):
                 if failure is None and cancelling() == self.expected:
                     # `attempt` stays until the worker waits: nobody looks in between.
                     inbox.handled += 1
+                    if enveloped and item.receipt is not None:
+                        item.receipt.end(done=True)
                 elif not await self._ended(failure, before):
                     return
                 else:
@@ -357,12 +360,15 @@ class Worker(AttemptGuard):
             if error is None and not timed_out:
                 self._inbox.handled += 1
                 self.attempt = None
+                tell(item, done=True)
                 break
             if timed_out or error is None:
                 error = self._timeout_error(error)
-            delay = None if stopped else self._delay(error, number)
-            if delay is None:
-                await self._give_up(item, error, number, timed_out=timed_out)
+            delay = self._delay(error, number)
+            if delay is None or stopped:
+                await self._give_up(
+                    item, error, number, timed_out=timed_out, cut_short=delay is not None
+                )
                 if isinstance(error, (SystemExit, KeyboardInterrupt)):
                     raise error
                 error = None  # as below
@@ -419,6 +425,7 @@ class Worker(AttemptGuard):
         """A stop cut the handler."""
         self._inbox.cancelled += 1
         self.attempt = None
+        tell(item, done=False)
         event = event_of(item)
         log.warning(
             "eventflow.handler_cancelled",
@@ -435,9 +442,19 @@ class Worker(AttemptGuard):
             self._release()
 
     async def _give_up(
-        self, item: Event | Envelope, error: BaseException, attempts: int, *, timed_out: bool
+        self,
+        item: Event | Envelope,
+        error: BaseException,
+        attempts: int,
+        *,
+        timed_out: bool,
+        cut_short: bool,
     ) -> None:
-        """Log, call whom the policy names, and count."""
+        """Log, call whom the policy names, and count.
+
+        Where a stop cut the policy short, whoever was to be called did not return, or the process
+        is to end, then who brought the event is told that it was lost here.
+        """
         inbox = self._inbox
         event = event_of(item)
         facts = {
@@ -448,6 +465,7 @@ class Worker(AttemptGuard):
         }
         log.error("eventflow.handler_failed", error=error, **facts)
         stopped = False
+        done = not cut_short and not isinstance(error, (SystemExit, KeyboardInterrupt))
         fatal: BaseException | None = None
         if isinstance(then := inbox.options.on_failure.then, CallOnFailure):
             self.begin(Attempt(item, inbox, attempts, self.clock()))
@@ -465,6 +483,7 @@ class Worker(AttemptGuard):
             if failure is None and ended in ("timed_out", "timed_out_and_stopped"):
                 failure = self._timeout_error(None)
             if failure is not None:
+                done = False
                 log.error(
                     "eventflow.failure_callback_failed", error=failure, reason=shown(error), **facts
                 )
@@ -476,6 +495,7 @@ class Worker(AttemptGuard):
         inbox.failed += 1
         inbox.timed_out += timed_out
         self.attempt = None
+        tell(item, done=done)
         if fatal is not None:
             raise fatal
         if stopped:

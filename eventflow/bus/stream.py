@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
-from eventflow._cause import event_of
+from eventflow._cause import event_of, tell
 from eventflow.bus._binding import Selector, selector_name
 from eventflow.bus._reports import log
 from eventflow.errors import BusError, BusNotEnteredError
@@ -97,6 +97,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
         inbox = self.inbox
         if self._held is not None:
             event = event_of(self._held)
+            tell(self._held, done=exc is None or isinstance(exc, (Exception, GeneratorExit)))
             self._held = None
             if exc is None or isinstance(exc, GeneratorExit):
                 # The latter: a generator around the stream was closed after it gave this event.
@@ -119,6 +120,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
                     topic=event.topic,
                     attempts=1,
                 )
+        inbox.unwanted = exc is None or isinstance(exc, GeneratorExit)
         if not inbox.closed:
             self._scope.unroute(self)
             self.end()
@@ -141,6 +143,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
         if self._reading:
             raise BusError("a stream is read by one task at a time; open one for each")
         if self._held is not None:
+            tell(self._held, done=True)
             self._held = None
             inbox.handled += 1
         inbox.fresh = False
@@ -174,6 +177,7 @@ class EventStream(AsyncIterator[E], Generic[E]):
         """Count what is left: an event still in the reader's hands is abandoned."""
         if self._held is not None:
             event = event_of(self._held)
+            tell(self._held, done=False)
             self._held = None
             self.inbox.abandoned += 1
             log.error(

@@ -2,8 +2,17 @@
 
 from eventflow.messaging._options import HandlerOptions
 from eventflow.messaging.batch import Batch
+from eventflow.messaging.bridge import Bridge, forward
 from eventflow.messaging.codec import Codec, JsonCodec
+from eventflow.messaging.connect import connect
+from eventflow.messaging.decorators import (
+    PublisherDecorator,
+    SubscriberDecorator,
+    transform_published,
+    transform_received,
+)
 from eventflow.messaging.delivery import Delivery, Settler
+from eventflow.messaging.dsn import Dsn
 from eventflow.messaging.event_publisher import BrokerEventPublisher
 from eventflow.messaging.features import Features
 from eventflow.messaging.handler import RouterHandler
@@ -28,12 +37,14 @@ from eventflow.messaging.statistics import (
 
 __all__ = (
     "Batch",
+    "Bridge",
     "Broadcast",
     "Broker",
     "BrokerEventPublisher",
     "Codec",
     "Deliveries",
     "Delivery",
+    "Dsn",
     "Features",
     "Group",
     "HandlerHealth",
@@ -43,6 +54,7 @@ __all__ = (
     "Message",
     "NativeHeaders",
     "Publisher",
+    "PublisherDecorator",
     "Router",
     "RouterHandler",
     "RouterHealth",
@@ -51,5 +63,10 @@ __all__ = (
     "SettlementState",
     "Settler",
     "Subscriber",
+    "SubscriberDecorator",
     "check_group",
+    "connect",
+    "forward",
+    "transform_published",
+    "transform_received",
 )

@@ -13,6 +13,7 @@ from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_w
 from eventflow.lifecycle.threads import ThreadRunner
 from eventflow.messaging._reader import Reader
 from eventflow.messaging._runner import Runner
+from eventflow.messaging.decorators import innermost
 from eventflow.messaging.statistics import RouterHealth, RouterStatistics
 
 if TYPE_CHECKING:
@@ -259,9 +260,10 @@ def check_places(bindings: Iterable[Binding]) -> None:
 
     Raises:
         InvalidOptionError: Two of them are bound to one class, or one of them to all messages,
-            through equal subscribers.
+            through equal subscribers; or they are decorated differently.
     """
     taken: dict[tuple[Subscriber, str], dict[str | None, str]] = {}
+    first: dict[tuple[Subscriber, str], Binding] = {}
     for binding in bindings:
         for topic in binding.topics:
             names = (
@@ -269,7 +271,16 @@ def check_places(bindings: Iterable[Binding]) -> None:
                 if binding.takes_message
                 else [event_name(event) for event in binding.events if event.topic == topic]
             )
-            place = taken.setdefault((binding.subscriber, topic), {})
+            where = innermost(binding.subscriber), topic
+            other_binding = first.setdefault(where, binding)
+            if other_binding.subscriber != binding.subscriber:
+                raise InvalidOptionError(
+                    f"handlers {other_binding.name!r} and {binding.name!r} read topic {topic!r} in "
+                    f"group {binding.subscriber.group!r} through different decorators, but share "
+                    "its messages: give both the same subscriber, or the second a group of its own",
+                    option="subscriber",
+                )
+            place = taken.setdefault(where, {})
             for name in names:
                 other = place.get(name) or (
                     next(iter(place.values()))

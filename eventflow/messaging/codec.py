@@ -74,6 +74,7 @@ class Received(Envelope):
     def __init__(self, delivery: Delivery, event: Event) -> None:
         self.event = event
         self.delivery = delivery
+        self.receipt = None
 
     if not TYPE_CHECKING:
 

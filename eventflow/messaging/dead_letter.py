@@ -72,7 +72,7 @@ def dead_letter(
         attempts: Attempts that were made, those of earlier deliveries included.
         first_failed_at: When the first of them failed, as far as it is known.
     """
-    original = delivery.message
+    original = delivery.original
     texts = {
         **original.metadata,
         REASON: _said(error),

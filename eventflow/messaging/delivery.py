@@ -49,7 +49,9 @@ class Delivery(Settlement):
     delivers it again. Belongs to the event loop it was received in.
 
     Attributes:
-        message: The message.
+        message: The message, as the handler gets it.
+        original: The message as it was received; what dead letters keep. Another one than
+            ``message`` where a subscriber's decorator transformed that.
         topic: Topic it came from.
         headers: The broker's own headers as they came, all of them; empty where there are none.
         deliveries: How often the broker has delivered it, this time included; ``None`` where
@@ -71,6 +73,7 @@ class Delivery(Settlement):
         "headers",
         "lane",
         "message",
+        "original",
         "topic",
     )
 
@@ -86,7 +89,7 @@ class Delivery(Settlement):
         lane: Hashable | None = None,
         coordinates: Mapping[str, str | int] = _NO_COORDINATES,
     ) -> None:
-        self.message = message
+        self.message = self.original = message
         self.topic = topic
         self.headers = headers
         self.deliveries = deliveries

@@ -22,6 +22,7 @@ __all__ = (
     "DELAYED_FOR",
     "DELAYED_UNTIL",
     "FAILURES",
+    "FROM_BUS",
     "NAME",
     "OCCURRED_AT",
     "custom",
@@ -43,6 +44,8 @@ OCCURRED_AT = "eventflow_occurred_at"
 """When the event was created, RFC 3339."""
 FAILURES = "eventflow_failures"
 """Failures recorded so far, a whole number."""
+FROM_BUS = "eventflow_from_bus"
+"""Which bus it was forwarded from, so that it is not brought back there."""
 DEADLINE = "eventflow_deadline"
 """After which it is no longer worth handling, RFC 3339."""
 DELAYED_UNTIL = "_watermill_delayed_until"

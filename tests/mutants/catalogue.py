@@ -92,9 +92,9 @@ MUTANTS = (
     Mutant(
         "wait_for around the handler",
         "bus/_worker.py",
-        "                    await call(item if type(item) is not envelope else item.event)\n",
+        "                    await call(item.event if enveloped else item)\n",
         "                    await asyncio.wait_for(\n"
-        "                        call(item if type(item) is not envelope else item.event),\n"
+        "                        call(item.event if enveloped else item),\n"
         "                        self._timeout,\n"
         "                    )\n",
     ),
@@ -330,8 +330,9 @@ MUTANTS = (
     Mutant(
         "a released event is counted but not logged",
         "bus/_inbox.py",
-        '            self._reports.add("events_released", self._unwrap(entry))\n',
-        "            self._unwrap(entry)\n",
+        "            tell(item, done=self.unwanted)\n"
+        '            self._reports.add("events_released", item)\n',
+        "            tell(item, done=self.unwanted)\n",
     ),
     Mutant(
         "offered is counted in the wrong place: before there is room",
@@ -610,6 +611,49 @@ MUTANTS = (
         "events/mapping.py",
         "{} if items is None else dict(items))",
         "{} if items is None else items)",
+    ),
+    # ------------------------------------------------------- events that a bridge has brought
+    Mutant(
+        "an event that was handled is not told of",
+        "bus/_worker.py",
+        "                        item.receipt.end(done=True)\n",
+        "                        pass\n",
+    ),
+    Mutant(
+        "a dropped event passes for done",
+        "bus/_inbox.py",
+        '        tell(item, done=False)\n        self._reports.add("events_dropped", item)\n',
+        '        tell(item, done=True)\n        self._reports.add("events_dropped", item)\n',
+    ),
+    Mutant(
+        "a handler that a stop cut passes for done",
+        "bus/_worker.py",
+        "        self.attempt = None\n        tell(item, done=False)\n",
+        "        self.attempt = None\n        tell(item, done=True)\n",
+    ),
+    Mutant(
+        "a policy that a stop cut short passes for done",
+        "bus/_worker.py",
+        "cut_short=delay is not None\n",
+        "cut_short=False\n",
+    ),
+    Mutant(
+        "a failure callback that failed passes for done",
+        "bus/_worker.py",
+        "                done = False\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "an abandoned handler is not told of",
+        "bus/_consumer.py",
+        "                    tell(item, done=False)\n",
+        "                    pass\n",
+    ),
+    Mutant(
+        "one that is done hides one that lost it",
+        "_cause.py",
+        "        self.is_done = self.is_done and done\n",
+        "        self.is_done = done\n",
     ),
     # ------------------------------------------------------------------------------- testing
     Mutant(

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import re
+from typing import TYPE_CHECKING, Any, Self
 
 from eventflow.brokers.memory._store import Store
 from eventflow.brokers.memory.publisher import MemoryPublisher
 from eventflow.brokers.memory.subscriber import MemorySubscriber
-from eventflow.errors import BrokerError
+from eventflow.errors import BrokerError, InvalidDsnError, InvalidOptionError
 from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 from eventflow.messaging import Broker, Features, check_group
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from eventflow.messaging import Group
+    from eventflow.messaging import Dsn, Group
 
 __all__ = ("MemoryBroker",)
+
+_NUMBERS: dict[str, type[int | float]] = {
+    "capacity": int,
+    "publish_timeout": float,
+    "max_payload_bytes": int,
+}
+_DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 
 class MemoryBroker(Broker):
@@ -74,6 +83,48 @@ class MemoryBroker(Broker):
         )
         self._store = Store(name, capacity=capacity, max_payload_bytes=max_payload_bytes)
 
+    @classmethod
+    def from_dsn(cls, dsn: Dsn, **options: Any) -> Self:
+        """Return the broker of ``memory://name?capacity=1000&publish_timeout=5``.
+
+        Each call makes one of its own, whatever its name.
+
+        Args:
+            dsn: Name and numbers may be absent; ``max_payload_bytes`` is the third of these.
+            options: Keyword arguments of the class; they go before what the address says.
+
+        Raises:
+            InvalidDsnError: It says something that means nothing here.
+            InvalidOptionError: An option is unknown, or out of range.
+        """
+        unknown = options.keys() - {"name", *_NUMBERS}
+        if unknown:
+            raise InvalidOptionError(
+                f"a memory broker has no option {min(unknown)!r}. Options are: "
+                f"name, {', '.join(_NUMBERS)}",
+                option=min(unknown),
+            )
+        given = _numbers(dsn.query)
+        if given is None:
+            # What it says is not repeated: it may be a password in the wrong place.
+            raise InvalidDsnError(
+                f"the query of a memory:// address has numbers, such as capacity=1000, "
+                f"for {', '.join(_NUMBERS)}, and nothing else",
+                scheme=dsn.scheme,
+            )
+        names = [host for host, port in dsn.hosts if port is None]
+        if len(names) < len(dsn.hosts) or len(names) > 1 or dsn.path.strip("/"):
+            raise InvalidDsnError(
+                "a memory:// address has at most a name, as in memory://orders", scheme=dsn.scheme
+            )
+        if dsn.user is not None or dsn.password is not None:
+            raise InvalidDsnError(
+                "a memory:// address has neither user nor password", scheme=dsn.scheme
+            )
+        if names:
+            given["name"] = names[0]
+        return cls(**{**given, **options})
+
     def __repr__(self) -> str:
         """Name and state."""
         return f"<MemoryBroker {self._name!r}, {'open' if self._store.is_open else 'closed'}>"
@@ -112,3 +163,16 @@ class MemoryBroker(Broker):
         return MemorySubscriber(
             self._store, self._features, group=check_group(group), publisher=self.publisher()
         )
+
+
+def _numbers(query: Mapping[str, str]) -> dict[str, Any] | None:
+    """The numbers of a query by name; ``None`` if something else is in it."""
+    found = {name: _number(_NUMBERS.get(name), text) for name, text in query.items()}
+    return None if None in found.values() else found
+
+
+def _number(kind: type[int | float] | None, text: str) -> float | None:
+    """A number as the address has it; ``None`` for what is none."""
+    if kind is None or len(text) > 20 or not _DECIMAL.fullmatch(text):
+        return None
+    return None if kind is int and "." in text else kind(text)

@@ -43,9 +43,6 @@ LOADED_BY_LINK = {
     "manifest",
 }
 
-# Packages for users inside one that has names of its own.
-INSIDE = ("eventflow.testing.contract",)
-
 Entry = tuple[str, str, str]
 """A page: its section (or nothing), its title, its path below docs/."""
 entries: list[Entry] = []
@@ -76,7 +73,7 @@ def public_modules() -> tuple[str, ...]:
                 inside = [*path.glob("*.py"), *(p.parent for p in path.glob("*/__init__.py"))]
                 inner = sorted(p.stem for p in inside if not p.stem.startswith("_"))
                 found += [f"{module.__name__}.{each}" for each in inner]
-    return (*found, *INSIDE)
+    return tuple(found)
 
 
 def described(name: str) -> Iterator[tuple[str, Any]]:

@@ -193,3 +193,12 @@ class _Boasts(ProxyPublisher):
 class PublisherBoasts(ProxyBroker):
     def publisher(self) -> ProxyPublisher:
         return _Boasts(self, self.inner.publisher())
+
+
+@noticed_by("a_nack_with_a_delay")
+class DelaysEverythingBehind(ProxyBroker):
+    def nack(self, inner: Delivery, *, delay: float, failures: int | None) -> bool:
+        for deliveries in [*self.open] if delay else ():
+            deliveries.inner.pause()
+            asyncio.get_running_loop().call_later(delay, deliveries.inner.resume)
+        return inner.nack(delay=delay, failures=failures)

@@ -280,9 +280,11 @@ class ContractCase:
                 raise
             raise AssertionError(f"{what} did not end within {limit:g} s") from exc
 
-    async def next(self, deliveries: Deliveries, tally: Tally | None = None) -> Delivery:
-        """The next delivery; fails if none comes."""
-        found = await self.bounded(deliveries.receive(), "receive()")
+    async def next(
+        self, deliveries: Deliveries, tally: Tally | None = None, *, within: float | None = None
+    ) -> Delivery:
+        """The next delivery; fails if none comes within `patience`, or ``within`` seconds."""
+        found = await self.bounded(deliveries.receive(), "receive()", within=within)
         assert len(found) == 1, f"receive() gave {len(found)} deliveries, 1 was asked for"
         delivery = found[0]
         if tally is not None:

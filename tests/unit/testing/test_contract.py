@@ -146,7 +146,7 @@ def test_a_suite_of_a_few_lines_runs(pytester: pytest.Pytester, mode: str) -> No
     """In both modes of pytest-asyncio, with strict markers; its counts are at the end."""
     result = run(pytester, SUITE.format(options=""), mode, "-k", "nacked_message or ids_are_kept")
 
-    result.assert_outcomes(passed=2, deselected=67)
+    result.assert_outcomes(passed=2, deselected=66)
     result.stdout.fnmatch_lines(
         [
             "*= eventflow contract =*",
@@ -175,7 +175,7 @@ def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, broken, "strict", "-k", "ids_are_kept")
 
-    result.assert_outcomes(failed=1, deselected=68)
+    result.assert_outcomes(failed=1, deselected=67)
     result.stdout.fnmatch_lines(
         [
             "*AssertionError: 5 published, 0 received, 5 lost, 0 duplicates*",
@@ -198,7 +198,7 @@ def test_persistence_has_to_be_shown(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, boasts, "strict", "-k", "process_killed")
 
-    result.assert_outcomes(failed=1, deselected=68)
+    result.assert_outcomes(failed=1, deselected=67)
     result.stdout.fnmatch_lines(
         ["*persistent=True is shown by another process: override elsewhere*"]
     )

@@ -39,6 +39,10 @@ OFTEN = 8
 RETRY_EVERY = 256
 
 
+class _Returned(BaseException):
+    """The handler returned; not an error."""
+
+
 class Worker(AttemptGuard):
     """Runs the handler of one subscription on one event after another.
 
@@ -182,9 +186,13 @@ class Worker(AttemptGuard):
                 cell.item, cell.started = item, now
                 if inbox.turns:
                     inbox.admit()
-                enveloped = type(item) is envelope
                 try:
-                    await call(item.event if enveloped else item)
+                    if type(item) is not envelope:
+                        await call(item)
+                    elif item.receipt is None:
+                        await call(item.event)
+                    else:
+                        await self._call_for_bridge(item.event)
                 except BaseException as exc:  # noqa: BLE001 - judged in _ended
                     failure = exc
                 else:
@@ -192,8 +200,6 @@ class Worker(AttemptGuard):
                 if failure is None and cancelling() == self.expected:
                     # `attempt` stays until the worker waits: nobody looks in between.
                     inbox.handled += 1
-                    if enveloped and item.receipt is not None:
-                        item.receipt.end(done=True)
                 elif not await self._ended(failure, before):
                     return
                 else:
@@ -257,6 +263,14 @@ class Worker(AttemptGuard):
         self.attempt = cell
         looks = self._renewals < OFTEN or self._renewals % RETRY_EVERY == 0
         return cell, self._context.copy(), tree_of(self._context, cell) if looks else None
+
+    async def _call_for_bridge(self, event: Event) -> None:
+        """Call the handler, and end in `_ended` in any case, where a bridge is told.
+
+        So the plain way has nothing to ask about after an event was handled.
+        """
+        await self._call(event)
+        raise _Returned
 
     def _release(self) -> None:
         if self._keyed:
@@ -335,6 +349,8 @@ class Worker(AttemptGuard):
         """
         if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is not self._loop:
             raise error  # the loop is gone, and this coroutine is being closed
+        if isinstance(error, _Returned):
+            error = None
         assert self.attempt is not None
         item = self.attempt.item
         while True:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from eventflow.bus._binding import Binding
+from eventflow.errors import InvalidOptionError
 from eventflow.events import Event
+from eventflow.lifecycle.callables import handler_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -48,6 +50,35 @@ class Listeners:
     def __len__(self) -> int:
         """How many bindings there are."""
         return len(self._bindings)
+
+    def only(self, *names: str) -> Listeners:
+        """A collection of those of these names; to run some here, and the others elsewhere.
+
+        Raises:
+            InvalidOptionError: One is the name of none.
+        """
+        return self._chosen(names, wanted=True)
+
+    def without(self, *names: str) -> Listeners:
+        """A collection of all but those of these names.
+
+        Raises:
+            InvalidOptionError: One is the name of none.
+        """
+        return self._chosen(names, wanted=False)
+
+    def _chosen(self, names: tuple[str, ...], *, wanted: bool) -> Listeners:
+        named = [(b.options.name or handler_name(b.handler), b) for b in self._bindings]
+        known = {name for name, _ in named}
+        for name in names:
+            if name not in known:
+                raise InvalidOptionError(
+                    f"no listener is named {name!r}. Their names are: {', '.join(sorted(known))}",
+                    option="names",
+                )
+        chosen = Listeners()
+        chosen._bindings = [binding for name, binding in named if (name in names) is wanted]
+        return chosen
 
     @overload
     def subscribe(

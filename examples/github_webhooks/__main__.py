@@ -16,8 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventflow.bus import BusStatistics
 from examples.github_webhooks.app import create_app
 from examples.github_webhooks.demo import Demo
+from examples.github_webhooks.pages import rows_of
 from examples.github_webhooks.server import HOST, Server, listen
 from examples.github_webhooks.settings import Settings
 from examples.github_webhooks.signature import sign
@@ -25,7 +27,9 @@ from examples.github_webhooks.signature import sign
 if TYPE_CHECKING:
     import socket
 
-    from eventflow.bus import BusStatistics
+    from fastapi import FastAPI
+
+    from eventflow.lifecycle.ledger import ServiceLedger
 
 CURL = """\
 curl -i {url}/webhooks/github -H 'X-GitHub-Event: push' \\
@@ -51,19 +55,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="github-webhooks-") as scratch:
         try:
             settings = Settings.from_environment(os.environ, database=Path(scratch) / "feed.db")
+            app = create_app(settings)
             listening = listen(settings.port)
         except (OSError, OverflowError, ValueError) as exc:
             print(f"can't start: {exc}", file=sys.stderr)
             return 1
         with listening:
-            return serve(settings, listening, is_demo=is_demo)
+            return serve(app, listening, is_demo=is_demo)
 
 
-def serve(settings: Settings, listening: socket.socket, *, is_demo: bool) -> int:
+def serve(app: FastAPI, listening: socket.socket, *, is_demo: bool) -> int:
     """Serve on a socket; return the exit code."""
     url = f"http://{HOST}:{listening.getsockname()[1]}"
-    app = create_app(settings)
-    demo = Demo(url, settings, app.state.bus, say) if is_demo else None
+    settings: Settings = app.state.settings
+    demo = Demo(url, settings, say) if is_demo else None
 
     def announce() -> None:
         say(f"Look at {url}/ (the ledger as JSON: {url}/stats)")
@@ -86,16 +91,18 @@ def serve(settings: Settings, listening: socket.socket, *, is_demo: bool) -> int
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     asyncio.run(server.serve([listening]) if demo is None else demo.run(server, listening))
-    ledger: BusStatistics = app.state.bus.ledger
-    say(f"\n{ledger}")
+    ledger: ServiceLedger = app.state.service.ledger
+    for each in ledger.ledgers:
+        say(f"\n{each if isinstance(each, BusStatistics) else each.summary()}")
     return 0 if is_complete(ledger) and (demo is None or demo.is_complete(ledger)) else 1
 
 
-def is_complete(ledger: BusStatistics) -> bool:
+def is_complete(ledger: ServiceLedger) -> bool:
     """Tell whether everything was stored, and the stop cut nothing. Open pages don't count."""
-    rows = [ledger[name] for name in ("store", "decode", "count", "notify")]
-    cut = sum(row.cancelled + row.released + row.abandoned for row in rows)
-    return ledger.adds_up and not cut and not ledger.abandoned and not ledger["store"].failed
+    rows = {row.name: row for row in rows_of(ledger)}
+    listeners = [rows[name] for name in ("store", "decode", "count", "notify")]
+    cut = sum(row.cancelled + row.released + row.abandoned for row in listeners)
+    return ledger.adds_up and not cut and not ledger.abandoned and not rows["store"].failed
 
 
 def log_to_stderr() -> None:

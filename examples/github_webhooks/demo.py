@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from examples.github_webhooks.pages import rows_of
 from examples.github_webhooks.signature import sign
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from eventflow import EventBus
-    from eventflow.bus import BusStatistics
+    from eventflow.lifecycle.ledger import ServiceLedger
     from examples.github_webhooks.server import Server
     from examples.github_webhooks.settings import Settings
 
 DELIVERIES = 100
 EVERY_S = 0.03
+LONGEST_WAIT_S = 10.0
 
 REPOSITORIES = ("harbour/tide-tables", "harbour/buoy-firmware", "kiosk/till", "kiosk/receipts")
 PEOPLE = ("amelie", "bashir", "chidi", "dorota", "renovate[bot]")
@@ -73,13 +74,10 @@ def deliveries(count: int, chance: random.Random) -> Iterator[tuple[str, dict[st
 class Demo:
     """Sends deliveries to a server, waits until they are handled, and counts them."""
 
-    def __init__(
-        self, url: str, settings: Settings, bus: EventBus, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, url: str, settings: Settings, say: Callable[[str], None]) -> None:
         self.ready = asyncio.Event()
         self._url = url
         self._settings = settings
-        self._bus = bus
         self._say = say
         self._sent: dict[str, bytes] = {}
         self._problems: list[str] = []
@@ -106,8 +104,7 @@ class Demo:
                 if number % 20 == 0:
                     self._say(f"  {number:4} of {DELIVERIES} accepted, the last a {event}")
                 await anyio.sleep(EVERY_S)
-            await self._bus.wait_idle()
-            self._check_database()
+            await self._check_database()
 
     async def _post(
         self,
@@ -133,19 +130,26 @@ class Demo:
         elif expected == 202:
             self._sent[delivery] = data
 
-    def _check_database(self) -> None:
-        with closing(sqlite3.connect(self._settings.database)) as database:
-            stored = dict(database.execute("SELECT delivery, body FROM feed"))
-        intact = sum(stored.get(delivery) == data for delivery, data in self._sent.items())
+    async def _check_database(self) -> None:
+        with anyio.move_on_after(LONGEST_WAIT_S):
+            while self._count_intact() != len(self._sent):
+                await anyio.sleep(EVERY_S)
+        intact = self._count_intact()
         self._say(f"  {intact} of {len(self._sent)} are in the feed, byte for byte")
         if intact != len(self._sent):
             self._problems.append(f"{len(self._sent) - intact} are missing in the feed, or differ")
 
-    def is_complete(self, ledger: BusStatistics) -> bool:
+    def _count_intact(self) -> int:
+        with closing(sqlite3.connect(self._settings.database)) as database:
+            stored = dict(database.execute("SELECT delivery, body FROM feed"))
+        return sum(stored.get(delivery) == data for delivery, data in self._sent.items())
+
+    def is_complete(self, ledger: ServiceLedger) -> bool:
         """Tell, and say, whether everything that was sent was handled."""
+        handled = {row.name: row.handled for row in rows_of(ledger)}
         for name in ("store", "decode"):
-            if ledger[name].handled != len(self._sent):
-                self._problems.append(f"{name} handled {ledger[name].handled}")
+            if handled[name] != len(self._sent):
+                self._problems.append(f"{name} handled {handled[name]}")
         if len(self._sent) != DELIVERIES:
             self._problems.append(f"{len(self._sent)} of {DELIVERIES} were accepted")
         for problem in self._problems:

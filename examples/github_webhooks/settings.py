@@ -20,16 +20,20 @@ class Settings:
         secret: What deliveries are signed with; made up when there is none.
         notify_s: Seconds that telling the chat takes.
         port: Where it listens, or the next one that is free.
+        broker: Address of the broker that carries the events; ``None``: they stay in the process.
     """
 
     database: Path
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     notify_s: float = 0.1
     port: int = 8000
+    broker: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, database: Path) -> Settings:
-        """Read ``DATABASE``, ``WEBHOOK_SECRET``, ``NOTIFY_SECONDS``, ``PORT``; all may be absent.
+        """Read what the environment says; each of the variables may be absent.
+
+        ``DATABASE``, ``WEBHOOK_SECRET``, ``NOTIFY_SECONDS``, ``PORT``, ``EVENTFLOW_BROKER``.
 
         Raises:
             ValueError: One is not a number that should be.
@@ -40,6 +44,7 @@ class Settings:
                 secret=environment.get("WEBHOOK_SECRET") or secrets.token_hex(16),
                 notify_s=float(environment.get("NOTIFY_SECONDS") or cls.notify_s),
                 port=int(environment.get("PORT") or cls.port),
+                broker=environment.get("EVENTFLOW_BROKER") or None,
             )
         except ValueError as exc:
             raise ValueError(f"PORT and NOTIFY_SECONDS are numbers: {exc}") from exc

@@ -6,7 +6,13 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from starlette.requests import ClientDisconnect
 
 from eventflow import EventPublisher, RawJson
-from eventflow.errors import BufferFullError, BusClosedError, EventDecodeError
+from eventflow.errors import (
+    BrokerError,
+    BufferFullError,
+    BusClosedError,
+    EventDecodeError,
+    PublishError,
+)
 from examples.github_webhooks.events import WebhookReceived
 from examples.github_webhooks.signature import is_signed
 
@@ -46,7 +52,7 @@ async def receive(
     )
     try:
         await publisher.publish(delivery)
-    except (BufferFullError, BusClosedError) as exc:
+    except (BufferFullError, BusClosedError, BrokerError, PublishError) as exc:
         # Not accepted, so the sender has to know: GitHub shows it as failed, and can redeliver.
         raise HTTPException(503, "too busy, or stopping", headers={"Retry-After": "5"}) from exc
     return Response(status_code=202)

@@ -89,7 +89,7 @@ VARIANTS = (
         "the counts",
         "the ledger does not add up",
         cuts=(
-            (WORKER, RUN + r"inbox\.handled \+= 1(?=\n +if enveloped)", r"\1pass"),
+            (WORKER, RUN + r"inbox\.handled \+= 1(?=\n +elif)", r"\1pass"),
             (DISPATCH, r"(?s)(async def publish\(.*?)\n +inbox\.offered \+= 1", r"\1"),
         ),
     ),

@@ -92,11 +92,8 @@ MUTANTS = (
     Mutant(
         "wait_for around the handler",
         "bus/_worker.py",
-        "                    await call(item.event if enveloped else item)\n",
-        "                    await asyncio.wait_for(\n"
-        "                        call(item.event if enveloped else item),\n"
-        "                        self._timeout,\n"
-        "                    )\n",
+        "                        await call(item)\n",
+        "                        await asyncio.wait_for(call(item), self._timeout)\n",
     ),
     Mutant(
         "a thread that timed out frees its slot",
@@ -616,8 +613,8 @@ MUTANTS = (
     Mutant(
         "an event that was handled is not told of",
         "bus/_worker.py",
-        "                        item.receipt.end(done=True)\n",
-        "                        pass\n",
+        "                tell(item, done=True)\n",
+        "                pass\n",
     ),
     Mutant(
         "a dropped event passes for done",

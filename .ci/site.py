@@ -54,8 +54,9 @@ entries: list[Entry] = []
 def public_modules() -> tuple[str, ...]:
     """Modules that users import from: those directly below eventflow.
 
-    Of a package that offers nothing itself, the modules inside. ``lifecycle`` is for the bus, and
-    what of it is for users stands at the top; ``cli`` is for the command line.
+    Of a package that offers nothing itself, the modules inside; packages in a package too.
+    ``lifecycle`` is for the bus, and what of it is for users stands at the top; ``cli`` is for the
+    command line.
     """
     found: list[str] = []
     for path in sorted(ROOT.joinpath("eventflow").iterdir()):
@@ -66,6 +67,8 @@ def public_modules() -> tuple[str, ...]:
             module = importlib.import_module(f"eventflow.{name}")
             if module.__all__:
                 found.append(module.__name__)
+                inner = sorted(p.parent.name for p in path.glob("*/__init__.py"))
+                found += [f"{module.__name__}.{each}" for each in inner]
             elif path.is_dir():
                 inside = [*path.glob("*.py"), *(p.parent for p in path.glob("*/__init__.py"))]
                 inner = sorted(p.stem for p in inside if not p.stem.startswith("_"))

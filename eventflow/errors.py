@@ -37,6 +37,7 @@
     ├── RouterError (RuntimeError)            a router used where, or when, it can't be
     │   └── TooManyDeliveriesError            a message came too often
     ├── HandlerTimeoutError (TimeoutError)    an attempt ran longer than its timeout
+    ├── ChaosError                            a failure that a test asked for
     ├── NotInHandlerError (LookupError)       ``current()`` outside a handler
     ├── PublisherNotFoundError (LookupError)  a web app's route without the lifespan
     ├── Permanent                             raise it in a handler: do not retry
@@ -60,6 +61,7 @@ __all__ = (
     "BusClosedError",
     "BusError",
     "BusNotEnteredError",
+    "ChaosError",
     "ConfigurationError",
     "DeadlockError",
     "EventDecodeError",
@@ -491,6 +493,12 @@ class HandlerTimeoutError(EventFlowError, TimeoutError):
         super().__init__(*args)
         self.subscription = subscription
         self.timeout_s = timeout_s
+
+
+class ChaosError(EventFlowError):
+    """An attempt was made to fail, by `eventflow.messaging.middleware.Chaos`."""
+
+    retriable = True
 
 
 class NotInHandlerError(EventFlowError, LookupError):

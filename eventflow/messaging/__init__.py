@@ -1,10 +1,10 @@
 """Messages, and what carries them: publishers, subscribers, and the router between them."""
 
+from eventflow.messaging._connect import connect
 from eventflow.messaging._options import HandlerOptions
 from eventflow.messaging.batch import Batch
 from eventflow.messaging.bridge import Bridge, forward
 from eventflow.messaging.codec import Codec, JsonCodec
-from eventflow.messaging.connect import connect
 from eventflow.messaging.decorators import (
     PublisherDecorator,
     SubscriberDecorator,

@@ -10,10 +10,10 @@ from eventflow.failure import CallOnFailure, DeadLetter, FailurePolicy, Retry
 from eventflow.lifecycle.options import check_seconds, check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from eventflow.messaging.middleware.protocol import Middleware
+    from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
 
 __all__ = ("BUS_ONLY", "DEFAULT_POLICY", "HandlerOptions", "Options")
 
@@ -58,7 +58,7 @@ class HandlerOptions(TypedDict, total=False):
     max_deliveries: int
     max_in_flight: int
     unknown: Literal["dead_letter", "skip"]
-    middlewares: Sequence[Middleware]
+    middlewares: Sequence[Middleware | MiddlewareFactory]
     batch: int
     max_wait: float
     resources: Callable[[], AbstractAsyncContextManager[Any]]
@@ -75,7 +75,7 @@ class Options(NamedTuple):
     max_deliveries: int = 20
     max_in_flight: int | None = None
     unknown: str = "dead_letter"
-    middlewares: tuple[Middleware, ...] = ()
+    middlewares: tuple[Middleware | MiddlewareFactory, ...] = ()
     batch: int | None = None
     max_wait: float = 0.05
     resources: Callable[[], AbstractAsyncContextManager[Any]] | None = None
@@ -116,7 +116,7 @@ class Options(NamedTuple):
         values = {name: value for name, value in given.items() if value is not None}
         if "timeout" in given:
             values["timeout"] = given["timeout"]
-        values["middlewares"] = tuple(cast("Any", given.get("middlewares", ())))
+        values["middlewares"] = check_middlewares(given.get("middlewares", ()))
         values["on_failure"] = policy(given.get("on_failure", default_policy))
         options = cls(**cast("dict[str, Any]", values))
         options._check_together()
@@ -171,6 +171,35 @@ def policy(value: object) -> FailurePolicy:
     if value.then is None:
         return FailurePolicy(retry=value.retry, then=DeadLetter())
     return value
+
+
+def check_middlewares(given: object) -> tuple[Middleware | MiddlewareFactory, ...]:
+    """Middlewares, or what makes them.
+
+    Raises:
+        InvalidOptionError: One is none.
+    """
+    try:
+        middlewares = tuple(cast("Iterable[Any]", given))
+    except TypeError:
+        raise InvalidOptionError(
+            f"middlewares takes a sequence, such as [Throttle(rate=50)], not {given!r}",
+            option="middlewares",
+        ) from None
+    for middleware in middlewares:
+        if isinstance(middleware, type):
+            raise InvalidOptionError(
+                f"{middleware.__name__} is a class: make a middleware of it, as in "
+                f"middlewares=[{middleware.__name__}(…)]",
+                option="middlewares",
+            )
+        if not (callable(middleware) or callable(getattr(middleware, "for_handler", None))):
+            raise InvalidOptionError(
+                "a middleware is an `async def` of (delivery, call_next), or has for_handler, not "
+                f"{middleware!r}",
+                option="middlewares",
+            )
+    return middlewares
 
 
 def calls_somebody(value: FailurePolicy) -> bool:

@@ -14,7 +14,7 @@ from eventflow.messaging.message import Message
 
 if TYPE_CHECKING:
     from eventflow.messaging._binding import Binding
-    from eventflow.messaging._job import Job
+    from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Outputs",)
 
@@ -32,7 +32,7 @@ class Outputs:
         self._codec = JsonCodec()
         self.are_looked_at = binding.publisher is not None or binding.takes_message
 
-    async def publish(self, given: object, job: Job) -> None:
+    async def publish(self, given: object, delivery: Delivery) -> None:
         """Publish what a handler returned.
 
         Raises:
@@ -47,7 +47,7 @@ class Outputs:
             )
         by_topic: dict[str, list[Message]] = {}
         for output in self._each(given):
-            topic, message = self._message(output, job)
+            topic, message = self._message(output, delivery)
             by_topic.setdefault(topic, []).append(message)
         for topic, messages in by_topic.items():
             await publisher.publish(topic, *messages)
@@ -64,7 +64,7 @@ class Outputs:
             f"{self._binding.name} returned {kind}; a transform returns messages, events, or None"
         )
 
-    def _message(self, output: Any, job: Job) -> tuple[str, Message]:
+    def _message(self, output: Any, delivery: Delivery) -> tuple[str, Message]:
         topic = self._binding.publish_topic
         if isinstance(output, Event):
             cause = current_cause.get()
@@ -72,7 +72,7 @@ class Outputs:
             message = message_of(output, carried, self._codec)
             topic = topic or output.topic
         elif isinstance(output, Message):
-            message = self._caused(output, job)
+            message = self._caused(output, delivery)
         else:
             raise RouterError(
                 f"{self._binding.name} returned {type(output).__name__} among its outputs; a "
@@ -85,9 +85,9 @@ class Outputs:
             )
         return topic, message
 
-    def _caused(self, message: Message, job: Job) -> Message:
+    def _caused(self, message: Message, delivery: Delivery) -> Message:
         """Let correlation and causation follow, unless the message says otherwise."""
-        original = job.delivery.message
+        original = delivery.message
         if message is original:
             return message
         causes = {

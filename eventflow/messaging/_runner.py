@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from eventflow._cause import Undecoded
+from eventflow._cause import Undecoded, current_attempt
 from eventflow._log import EventLogger, shown
 from eventflow.errors import ResourceError, TooManyDeliveriesError
 from eventflow.failure import CallOnFailure, Log
@@ -23,7 +23,7 @@ from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Iterable
 
     from eventflow.events import Event
     from eventflow.messaging._binding import Binding
@@ -39,6 +39,9 @@ log = EventLogger("eventflow.router")
 THROUGH_BROKER_S = 1.0
 """Waits before a retry from this on go through the broker, with ``order="relaxed"``."""
 
+CLOCK_SLACK_S = 0.001
+"""A loop fires its timers up to the clock's resolution early."""
+
 LADDER_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Waits that brokers are asked for: few, because some need a queue for each."""
 
@@ -52,6 +55,7 @@ class Runner:
         name: Name of the handler.
         bus: Name of the router, as log lines have it.
         timeout: Seconds an attempt may take.
+        on_failure: What happens when one fails.
         readers: Where its messages come from.
         is_stopping: It starts nothing more.
     """
@@ -63,6 +67,7 @@ class Runner:
         self.name = binding.name
         self.bus = scope.name
         self.timeout = binding.options.timeout
+        self.on_failure = binding.options.on_failure
         self.timer_context = contextvars.Context()
         self.readers: list[Reader] = []
         self.is_stopping = False
@@ -86,7 +91,7 @@ class Runner:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
         self._pauses: dict[object, str] = {}
-        self._admitted: int | None = None
+        self._probes: dict[object, int] = {}
         # Counts
         self.offered = self.handled = self.failed = self.skipped = 0
         self.cancelled = self.released = self.abandoned = self.in_flight = 0
@@ -192,7 +197,7 @@ class Runner:
         async def call_and_publish(job: Job) -> None:
             given = await call(job.delivery)
             if given is not None:
-                await outputs.publish(given, job)
+                await outputs.publish(given, job.delivery)
 
         return call_and_publish
 
@@ -209,12 +214,46 @@ class Runner:
         else:
             await worker.call_in_thread(handler, batch, *self._resource)
 
+    # For middlewares
+
     def own(self, middleware: Any) -> Any:
         """The middleware that one with ``for_handler`` gives for this handler; made once."""
         found = self._own.get(middleware)
         if found is None:
             found = self._own[middleware] = middleware.for_handler(self)
         return found
+
+    async def publish_outputs(self, given: object, delivery: Delivery) -> None:
+        """Publish what the handler returned, where that means something; confirmed."""
+        if given is not None and self._outputs.are_looked_at:
+            await self._outputs.publish(given, delivery)
+
+    @property
+    def has_timed_out(self) -> bool:
+        """Whether the attempt that asks was cancelled by its timeout, be that swallowed or not."""
+        attempt = current_attempt()
+        if attempt is None or self.timeout is None:
+            return False
+        if self.scope.loop.time() < attempt.started + self.timeout - CLOCK_SLACK_S:
+            return False
+        worker = self._running_worker()
+        return worker is not None and worker.fired > 0
+
+    @contextmanager
+    def untimed(self) -> Generator[None]:
+        """Let time inside not count towards the timeout of the attempt that runs here."""
+        worker = self._running_worker()
+        if worker is None:
+            yield
+        else:
+            with worker.time_stopped():
+                yield
+
+    def _running_worker(self) -> Worker | None:
+        attempt = current_attempt()
+        if attempt is None:
+            return None
+        return next((worker for worker in self._workers if worker.attempt is attempt), None)
 
     # Taking in
 
@@ -281,9 +320,11 @@ class Runner:
     def take(self) -> Job | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
         if self._due or self._pauses or self._held:
-            if self._pauses and not self._may_probe():
+            if self._pauses and not self._is_probing:
                 return None
             if self._due:
+                if self._pauses:
+                    self._count_probe()
                 return self._due.popleft()
             if self._held:
                 return None
@@ -297,17 +338,22 @@ class Runner:
                 job = ready[1]
             if job.delivery.state is _PENDING:
                 self.in_flight += 1
+                if self._pauses:
+                    self._count_probe()
                 return job
             # Its subscription broke, so it was given back; or a middleware has settled it.
             self.released += 1
             if job.has_lane:
                 self._leave_lane(job)
 
-    def _may_probe(self) -> bool:
-        if not self._admitted:
-            return False
-        self._admitted -= 1
-        return True
+    @property
+    def _is_probing(self) -> bool:
+        return all(self._probes.get(by) for by in self._pauses)
+
+    def _count_probe(self) -> None:
+        for by in self._pauses:
+            self._probes[by] -= 1
+        self._adjust_readers()
 
     async def wait_for_job(self) -> None:
         """Wait until there may be a job."""
@@ -369,6 +415,15 @@ class Runner:
         if delay is None:
             self._give_up(job, error, attempts=job.number, timed_out=timed_out)
             return
+        features = job.reader.features
+        through_broker = (
+            self.options.order == "relaxed"
+            and delay >= THROUGH_BROKER_S
+            and features.nack_delay
+            and features.recorded_failures
+        )
+        if through_broker:
+            delay = next((step for step in LADDER_S if step >= delay), delay)
         self.retried += 1
         log.info(
             "eventflow.handler_retried",
@@ -381,15 +436,9 @@ class Runner:
             delay_s=round(delay, 3),
         )
         job.number += 1
-        features = job.reader.features
-        if (
-            self.options.order == "relaxed"
-            and delay >= THROUGH_BROKER_S
-            and features.nack_delay
-            and features.recorded_failures
-        ):
-            self._give_back(job, delay=next((s for s in LADDER_S if s >= delay), delay))
-        elif self.is_stopping and features.persistent:
+        if through_broker:
+            self._give_back(job, delay=delay)
+        elif self.is_stopping:
             self._give_back(job)
         else:
             self._waiting.add(job)
@@ -507,30 +556,35 @@ class Runner:
     def pause(self, by: object, reason: str) -> None:
         """Start nothing more, and receive nothing more, until whoever paused it resumes it."""
         self._pauses[by] = reason
-        self._admitted = None
-        for reader in self.readers:
-            reader.adjust()
+        self._probes.pop(by, None)
+        self._adjust_readers()
 
     def resume(self, by: object) -> None:
         """Go on, unless somebody else paused it too."""
-        if self._pauses.pop(by, None) is None or self._pauses:
-            return
-        self._admitted = None
+        self._probes.pop(by, None)
+        if self._pauses.pop(by, None) is not None:
+            self._go_on()
+
+    def probe(self, by: object, count: int = 1) -> None:
+        """Start this many more jobs, although ``by`` has paused it; others' pauses hold."""
+        if by in self._pauses:
+            self._probes[by] = count
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self.is_paused:
+            self._adjust_readers()
+            for _ in range(self.options.concurrency):
+                self._wake()
+
+    def _adjust_readers(self) -> None:
         for reader in self.readers:
             reader.adjust()
-        for _ in range(self.options.concurrency):
-            self._wake()
-
-    def probe(self, count: int = 1) -> None:
-        """While paused, start this many more jobs."""
-        self._admitted = count
-        for _ in range(count):
-            self._wake()
 
     @property
     def is_paused(self) -> bool:
         """Whether it starts nothing."""
-        return bool(self._pauses)
+        return bool(self._pauses) and not self._is_probing
 
     # Looking at it
 
@@ -629,6 +683,10 @@ class Runner:
 
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""
+        if not self.is_stopping:
+            for middleware in self._own.values():
+                if (close := getattr(middleware, "close", None)) is not None:
+                    close()
         self.is_stopping = True
         if not self.ready.done() and self._keeper is not None:
             self._keeper.cancel()

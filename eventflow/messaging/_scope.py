@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from eventflow.messaging._binding import Binding
     from eventflow.messaging.delivery import Delivery
-    from eventflow.messaging.middleware.protocol import Middleware
+    from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
     from eventflow.messaging.protocols import Subscriber
 
 __all__ = ("Scope",)
@@ -49,7 +49,7 @@ class Scope:
         drain_timeout: float,
         cancel_grace: float,
         max_threads: int,
-        middlewares: Sequence[Middleware],
+        middlewares: Sequence[Middleware | MiddlewareFactory],
     ) -> None:
         self.name = name
         self.pid = os.getpid()
@@ -78,8 +78,11 @@ class Scope:
     def add(self, bindings: Iterable[Binding]) -> list[Reader]:
         """Start handlers; those that are bound to the same place share a subscription."""
         readers: dict[Reader, None] = {}
-        for binding in bindings:
-            runner = Runner(binding, self)
+        runners = [Runner(binding, self) for binding in bindings]
+        for runner in runners:
+            self.middlewares_for(runner)  # one may refuse a handler: before anything starts
+        for runner in runners:
+            binding = runner.binding
             self.runners[binding.name] = runner
             for topic in binding.topics:
                 place = (binding.subscriber, topic)

@@ -7,6 +7,7 @@ a stop apart is `eventflow.lifecycle.attempt`, the same as on the bus.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Attempt, current_cause
@@ -17,7 +18,7 @@ from eventflow.messaging.batch import Batch
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from eventflow.lifecycle.threads import Job as ThreadJob
     from eventflow.messaging._job import Job
@@ -245,6 +246,21 @@ class Worker(AttemptGuard):
         if self.thread is not None:
             await asyncio.shield(self.thread.ended)
             self.thread = None
+
+    @contextmanager
+    def time_stopped(self) -> Generator[None]:
+        """Let time inside not count: the attempt's deadline moves by as much."""
+        attempt, began = self.attempt, self._clock()
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+            if attempt is not None and attempt is self.attempt:
+                # In place, for all who hold it: the new deadline is the true one for them too.
+                attempt.started += self._clock() - began
+                if self.timer is None:
+                    self.arm(attempt.started)
 
     def _timeout_error(self, cause: BaseException | None) -> HandlerTimeoutError:
         error = HandlerTimeoutError(

@@ -198,7 +198,9 @@ class Broker(ABC):
     """A connection to a broker: an async context manager that gives publishers and subscribers.
 
     They may be made before it is entered and work while it is open. Leaving it closes them:
-    what was published is confirmed or refused, subscriptions end as if they were left.
+    what was published is confirmed or refused, subscriptions end as if they were left. Leaving
+    it twice does no harm. It can be entered again, and then they work again; a subscription
+    from before stays ended.
     """
 
     @property
@@ -212,6 +214,7 @@ class Broker(ABC):
 
         Raises:
             BrokerConnectionError: The broker can't be reached.
+            BrokerError: It is open already.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from eventflow.errors import DeadlockError, InvalidOptionError, RouterError
 from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 from eventflow.messaging._binding import Binding
 from eventflow.messaging._including import bindings_of
-from eventflow.messaging._options import DEFAULT_POLICY, policy
+from eventflow.messaging._options import DEFAULT_POLICY, check_middlewares, policy
 from eventflow.messaging._scope import Scope, check_places
 from eventflow.messaging.handler import RouterHandler
 from eventflow.messaging.statistics import RouterHealth, RouterStatistics
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventflow.failure import FailurePolicy
     from eventflow.messaging._options import HandlerOptions
     from eventflow.messaging._runner import Runner
-    from eventflow.messaging.middleware.protocol import Middleware
+    from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
     from eventflow.messaging.protocols import Publisher, Subscriber
 
 __all__ = ("Router",)
@@ -76,7 +76,7 @@ class Router:
         name: str = "router",
         *,
         on_failure: FailurePolicy = DEFAULT_POLICY,
-        middlewares: Sequence[Middleware] = (),
+        middlewares: Sequence[Middleware | MiddlewareFactory] = (),
         drain_timeout: float = 20.0,
         cancel_grace: float = 5.0,
         max_threads: int = 40,
@@ -87,7 +87,7 @@ class Router:
         check_whole("max_threads", max_threads)
         self._name = name
         self._policy = policy(on_failure)
-        self._middlewares = list(middlewares)
+        self._middlewares = list(check_middlewares(middlewares))
         self._drain_timeout = drain_timeout
         self._cancel_grace = cancel_grace
         self._max_threads = max_threads
@@ -210,17 +210,19 @@ class Router:
         self._add(bindings)
         return [RouterHandler(self, binding.name) for binding in bindings]
 
-    def add_middleware(self, middleware: Middleware) -> None:
+    def add_middleware(self, middleware: Middleware | MiddlewareFactory) -> None:
         """Put a middleware around every handler, inside those that are there.
 
         Raises:
+            InvalidOptionError: It is none.
             RouterError: The router is open: handlers that run would not have it.
         """
         if self._is_entered():
             raise RouterError("add middlewares before the router is entered")
+        checked = check_middlewares((middleware,))
         if any(binding.options.batch is not None for binding in self._bindings.values()):
             raise RouterError("a middleware sees one delivery, and a batch has many")
-        self._middlewares.append(middleware)
+        self._middlewares += checked
 
     def _add(self, bindings: Sequence[Binding]) -> None:
         for binding in bindings:
@@ -240,9 +242,9 @@ class Router:
         scope = None
         if self._is_entered():
             scope = self._open_scope()
-        self._bindings.update({binding.name: binding for binding in bindings})
         if scope is not None:
             scope.add(bindings)
+        self._bindings.update({binding.name: binding for binding in bindings})
 
     async def stop_handler(self, name: str) -> None:
         """Stop one handler; what `RouterHandler.aclose` does."""

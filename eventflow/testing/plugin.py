@@ -23,6 +23,7 @@ __all__ = (
     "pytest_addoption",
     "pytest_configure",
     "pytest_generate_tests",
+    "pytest_terminal_summary",
 )
 
 _LEAKS_PLUGIN = "eventflow-leaks"
@@ -53,11 +54,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker; turn the leak check on where the configuration says so."""
+    """Declare the markers; turn the leak check on where the configuration says so."""
     config.addinivalue_line(
         "markers",
         "virtual_clock(*, seed=None, start=0.0, real_wait=1.0, hold_limit=30.0): run the async "
         "test, and the async fixtures of its loop, on eventflow.testing.VirtualClockLoop",
+    )
+    config.addinivalue_line(
+        "markers",
+        "stress: a test of the contract suite that EVENTFLOW_STRESS=1 gives its full size",
     )
     if config.getini("eventflow_leak_check"):
         config.pluginmanager.register(_LeakCheckOfEachTest())
@@ -135,6 +140,31 @@ class _LeakCheckOfEachTest:
     def _eventflow_leak_check(self, request: pytest.FixtureRequest) -> None:
         if request.node.get_closest_marker("asyncio") is not None:
             request.getfixturevalue("no_leaks")
+
+
+# ------------------------------------------------------------------------ contract suite
+
+_CONTRACT = "eventflow_contract"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the contract suite has counted for each backend, where it ran."""
+    backends: dict[str, list[tuple[int, ...]]] = {}
+    for outcome in ("", "error"):  # where the reports of what comes after a test stand
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == _CONTRACT and report.when == "teardown":
+                    backend, *counts = value
+                    backends.setdefault(backend, []).append(tuple(counts))
+    if not backends or terminalreporter.no_summary:
+        return
+    terminalreporter.section("eventflow contract")
+    for backend, found in sorted(backends.items()):
+        published, received, lost, twice, *_ = (sum(column) for column in zip(*found, strict=True))
+        terminalreporter.write_line(
+            f"{backend}: {len(found)} tests, {published:,} messages published, {received:,} "
+            f"deliveries, {lost:,} lost, {twice:,} that nobody asked for"
+        )
 
 
 # ------------------------------------------------------------------------------- capture

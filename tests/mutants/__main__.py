@@ -27,6 +27,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.mutants.catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,8 @@ FIRST = {
     "bus": ("tests/unit/bus",),
     "events": ("tests/unit/events",),
     "testing": ("tests/unit/testing",),
+    "messaging": ("tests/unit/messaging", "tests/fault/messaging"),
+    "brokers": ("tests/contract/test_memory.py", "tests/unit/brokers"),
     "diagnostics": ("tests/unit/test_diagnostics.py",),
     "logging": LOGGING,
     "_escape": LOGGING,
@@ -116,7 +120,8 @@ def run_tests(copy: Path, paths: tuple[str, ...]) -> str | None:
         return None
     if found := _FAILED.search(done.stdout):
         return found[1]
-    if "Timeout" in done.stdout + done.stderr:
+    # A time limit can end a test where pytest, which then reports on it, finds no line number.
+    if "Timeout" in done.stdout + done.stderr or done.returncode == pytest.ExitCode.INTERNAL_ERROR:
         return "the time limit of a test"
     raise NotPlantedError(f"pytest ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 

@@ -652,6 +652,196 @@ MUTANTS = (
         "        self.is_done = self.is_done and done\n",
         "        self.is_done = done\n",
     ),
+    # ----------------------------------------------------------------------------- messaging
+    Mutant(
+        "ack before the handler",
+        "messaging/_worker.py",
+        "                try:\n                    await call(job)\n",
+        "                job.delivery.ack()\n"
+        "                try:\n                    await call(job)\n",
+    ),
+    Mutant(
+        "a failed attempt is acked",
+        "messaging/_runner.py",
+        "        if delay is None:\n            self._give_up(",
+        "        job.delivery.ack()\n        if delay is None:\n            self._give_up(",
+    ),
+    Mutant(
+        "a handler that was cut is acked",
+        "messaging/_runner.py",
+        '        """A stop cut its attempt: it comes again."""\n',
+        '        """A stop cut its attempt: it comes again."""\n        job.delivery.ack()\n',
+    ),
+    Mutant(
+        "the dead letter is stored after the ack",
+        "messaging/_burial.py",
+        "            await job.reader.dead_letters.publish(topic, letter)\n",
+        "            job.delivery.ack()\n"
+        "            await job.reader.dead_letters.publish(topic, letter)\n",
+    ),
+    Mutant(
+        "a dead letter that can't be stored is given up",
+        "messaging/_burial.py",
+        "            self._report(failure, wait)\n",
+        "            self._report(failure, wait)\n            self.is_done = True\n"
+        "            return\n",
+    ),
+    Mutant(
+        "a dead letter that can't be stored pauses nobody",
+        "messaging/_burial.py",
+        '            runner.pause(self, f"message',
+        '            str(f"message',
+    ),
+    Mutant(
+        "a dead letter has the event as it was understood",
+        "messaging/dead_letter.py",
+        "        original.id, original.payload, texts,",
+        '        original.id, original.payload.strip() or b"{}", texts,',
+    ),
+    Mutant(
+        "a dead letter begins where the retries ended",
+        "messaging/dead_letter.py",
+        "    for name in (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR):\n",
+        "    for name in (meta.DELAYED_UNTIL, meta.DELAYED_FOR):\n",
+    ),
+    Mutant(
+        "recorded failures start anew with each delivery",
+        "messaging/_job.py",
+        "        self.number = delivery.failures + 1\n",
+        "        self.number = 1\n",
+    ),
+    Mutant(
+        "a foreign count of failures is trusted",
+        "messaging/metadata.py",
+        "value.isascii() and value.isdigit()",
+        'value.lstrip("-").isdigit()',
+    ),
+    Mutant(
+        "outputs are published after the ack",
+        "messaging/_runner.py",
+        "                await outputs.publish(given, job.delivery)\n",
+        "                job.delivery.ack()\n"
+        "                await outputs.publish(given, job.delivery)\n",
+    ),
+    Mutant(
+        "an output loses what caused it",
+        "messaging/_outputs.py",
+        "        return message.copy(metadata={**causes, **message.metadata})\n",
+        "        return message\n",
+    ),
+    Mutant(
+        "any class is read, whatever the name",
+        "messaging/_reader.py",
+        "        bound = self._by_name.get(name) if name is not None else self._only()\n",
+        '        bound = self._by_name.get(name or "") or self._only()\n',
+    ),
+    Mutant(
+        "what is unknown is skipped unasked",
+        "messaging/_reader.py",
+        'if runner.options.unknown == "skip"]',
+        'if runner.options.unknown != "skip" or True]',
+    ),
+    Mutant(
+        "a crash guard that never trips",
+        "messaging/_runner.py",
+        "            if delivery.deliveries > self.options.max_deliveries:\n",
+        "            if delivery.deliveries > 10**9:\n",
+    ),
+    Mutant(
+        "a retry leaves its lane",
+        "messaging/_runner.py",
+        "        job.number += 1\n        if through_broker:",
+        "        job.number += 1\n        if job.has_lane:\n            self._leave_lane(job)\n"
+        "        if through_broker:",
+    ),
+    Mutant(
+        "a retry lets those behind it pass",
+        "messaging/_runner.py",
+        "                self._held.add(job)\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "who was held up by a retry is not woken",
+        "messaging/_runner.py",
+        "        self._wake()  # also for those that it held up\n",
+        "        if job in self._due:\n            self._wake()\n",
+    ),
+    Mutant(
+        "a link that broke leaves its messages to be handled",
+        "messaging/_runner.py",
+        "            if job.delivery.state is _PENDING:\n                self.in_flight += 1\n",
+        "            if job.delivery.state is not None:\n                self.in_flight += 1\n",
+    ),
+    Mutant(
+        "an ack that came too late counts as handled",
+        "messaging/_runner.py",
+        "        if job.delivery.ack():\n            self.handled += 1\n",
+        "        if job.delivery.ack() or True:\n            self.handled += 1\n",
+    ),
+    Mutant(
+        "a context is used again by the next message",
+        "messaging/_worker.py",
+        "        if len(context) != len(before):\n            return True\n",
+        "        if len(context) != len(before):\n            return False\n",
+    ),
+    Mutant(
+        "subscriptions are left before the handlers end",
+        "messaging/_scope.py",
+        "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
+        "        for reader in self._readers.values():\n            reader.leave()\n"
+        "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
+    ),
+    Mutant(
+        "the first decision does not stand",
+        "messaging/settlement.py",
+        "        if self.state is _PENDING:\n            self.state = _NACKED\n",
+        "        if self.state is not _NACKED:\n            self.state = _NACKED\n",
+    ),
+    Mutant(
+        "an item that failed is handled with its batch",
+        "messaging/_worker.py",
+        "                    error = batch.outcome(place, failure)\n",
+        "                    error = failure\n",
+    ),
+    Mutant(
+        "a message's metadata can be changed",
+        "messaging/message.py",
+        "        __setitem__ = __delitem__ = __ior__ = _refuse\n",
+        "        __delitem__ = __ior__ = _refuse\n",
+    ),
+    # ------------------------------------------------------------------------------- brokers
+    Mutant(
+        "a message that is given back counts as delivered",
+        "brokers/memory/_log.py",
+        "        item.deliveries -= 1\n",
+        "        item.deliveries -= 0\n",
+    ),
+    Mutant(
+        "leaving a subscription forgets what is unsettled",
+        "brokers/memory/subscriber.py",
+        "            self._group.give_back(delivery.item)\n",
+        "            self._group.ack(delivery.item)\n",
+    ),
+    Mutant(
+        "a nack frees the key",
+        "brokers/memory/_log.py",
+        "        if due is None:\n            heapq.heappush(self._again, item.offset)\n",
+        "        if due is None:\n            heapq.heappush(self._again, item.offset)\n"
+        "        if item.has_lane:\n            item.has_lane = False\n"
+        "            self._lanes.release(item.message.key)\n",
+    ),
+    Mutant(
+        "a full topic drops what a group still needs",
+        "brokers/memory/_log.py",
+        "        self._room_until = lowest + self._capacity\n",
+        "        self._room_until = lowest + 2 * self._capacity\n",
+    ),
+    Mutant(
+        "a paused subscription spins",
+        "brokers/memory/subscriber.py",
+        "            until = None\n",
+        "            until = self._group.next_due\n",
+    ),
     # ------------------------------------------------------------------------------- testing
     Mutant(
         "the clock advances while a thread is out",

@@ -12,12 +12,19 @@ import pytest
 from tests.project.source import ROOT, dotted, parsed
 
 # The catalogue's families, or single rows, that apply to what there is so far.
-FAMILIES = ("BUS", "INP", "SHD", "OSX", "SEC-01", "SEC-11", "SEC-17")
+FAMILIES = (
+    *("BUS", "INP", "SHD", "OSX", "PUB", "ACK", "RTR"),
+    *("OBS-01", "SEC-01", "SEC-11", "SEC-17"),
+)
 # It may lie beside the repository, which does not carry it.
 CATALOGUE = ROOT.parent / "shared/FAULTS.md"
 FAULTS = (
     *(f"BUS-{n:02}" for n in (1, 3, 4, 6, 7, 8, 10, 12, 13, 14, 16, 18, 19, 20, 22, 23)),
     *(f"INP-{n:02}" for n in (1, 2, 4, 6, 8, 9)),
+    *(f"PUB-{n:02}" for n in (1, 2, 4, 5, 7)),
+    *(f"ACK-{n:02}" for n in (1, 2, 4, 6, 8, 9)),
+    *(f"RTR-{n:02}" for n in (1, 3, 5, 6, 9, 11, 12)),
+    "OBS-01",
     "SEC-01",
     "SEC-11",
     *(f"SHD-{n:02}" for n in (1, 2, 4, 6, 7, 9, 10, 12, 14)),

@@ -227,6 +227,11 @@ class Log:
             self._room_until = min(self._room_until, self.begin + self._capacity)
         return found
 
+    def lag(self, name: str) -> int:
+        """What a group has not acked; of one that there is not yet, what it would begin with."""
+        found = self.groups.get(name)
+        return self.end - self.begin if found is None else found.lag
+
     def join(self) -> Group:
         """A group for one subscription alone, which begins with the next message."""
         group = Group(self, self.end)

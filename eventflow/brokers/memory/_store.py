@@ -13,7 +13,7 @@ from eventflow.events import validate_topic
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from eventflow.messaging import Message
 
@@ -77,12 +77,14 @@ class Store:
         capacity: Most messages of a topic.
         max_payload_bytes: Largest payload; ``None`` for no bound.
         topics: The topics that were named so far.
+        subscriptions: How to end each subscription that is open.
     """
 
     def __init__(self, name: str, *, capacity: int, max_payload_bytes: int | None) -> None:
         self.is_open = False
         self.capacity = capacity
         self.max_payload_bytes = max_payload_bytes
+        self.subscriptions: dict[object, Callable[[], None]] = {}
         self._name = name
         self.topics: dict[str, Topic] = {}
 
@@ -104,10 +106,12 @@ class Store:
             found = self.topics[validate_topic(name)] = Topic(self.capacity)
         return found
 
-    def wake_all(self) -> None:
-        """Let everybody look again."""
+    def close(self) -> None:
+        """End every subscription, as if it were left, and every publish that waits."""
+        self.is_open = False
+        while self.subscriptions:
+            self.subscriptions.popitem()[1]()
         for topic in self.topics.values():
-            topic.readers.wake(None)
             topic.writers.wake(None)
 
     def specials(self, messages: Sequence[Message]) -> dict[int, Special]:

@@ -9,6 +9,7 @@ from eventflow.brokers.memory._store import Store
 from eventflow.brokers.memory.publisher import MemoryPublisher
 from eventflow.brokers.memory.subscriber import MemorySubscriber
 from eventflow.errors import BrokerError, InvalidDsnError, InvalidOptionError
+from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 from eventflow.messaging import Broker, Features, check_group
 
 if TYPE_CHECKING:
@@ -35,10 +36,14 @@ class MemoryBroker(Broker):
 
     Args:
         name: Name in messages to people.
-        capacity: Most messages of a topic that a group has not acked; then publishers wait.
+        capacity: Most messages of a topic that a group has not acked, 1 or more; then publishers
+            wait.
             What all groups have acked stays within this bound, for groups that come later.
         publish_timeout: Seconds a publish waits for room, then `PublishTimeoutError`.
-        max_payload_bytes: Largest payload; ``None`` for no bound.
+        max_payload_bytes: Largest payload, 1 or more; ``None`` for no bound.
+
+    Raises:
+        InvalidOptionError: An option is none of these.
 
     Example::
 
@@ -54,10 +59,11 @@ class MemoryBroker(Broker):
         publish_timeout: float = 30.0,
         max_payload_bytes: int | None = None,
     ) -> None:
-        if capacity < 1:
-            raise InvalidOptionError(
-                f"capacity must be 1 or more, not {capacity!r}", option="capacity"
-            )
+        check_name(name)
+        check_whole("capacity", capacity)
+        check_seconds("publish_timeout", publish_timeout)
+        if max_payload_bytes is not None:
+            check_whole("max_payload_bytes", max_payload_bytes)
         self._name = name
         self._timeout = publish_timeout
         self._features = Features(
@@ -145,9 +151,8 @@ class MemoryBroker(Broker):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it: whoever waits in it ends."""
-        self._store.is_open = False
-        self._store.wake_all()
+        """Close it: subscriptions end as if they were left, and whoever waits in it ends."""
+        self._store.close()
 
     def publisher(self) -> MemoryPublisher:
         """A publisher."""

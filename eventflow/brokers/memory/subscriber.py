@@ -6,8 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from eventflow.errors import InvalidOptionError
 from eventflow.events import validate_topic
+from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broadcast, Deliveries, Delivery, SettlementState
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class MemorySubscriber:
         log = self._store.topic(validate_topic(topic)).log
         if isinstance(self._group, Broadcast):
             return sum(group.lag for group in log.broadcasts)
-        return log.group(self._group).lag
+        return log.lag(self._group)
 
     @asynccontextmanager
     async def subscribe(
@@ -88,23 +88,20 @@ class MemorySubscriber:
         """Receive a topic; see `eventflow.messaging.Subscriber`."""
         validate_topic(topic)
         bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
-        if bound < 1:
-            raise InvalidOptionError(
-                f"max_in_flight must be 1 or more, not {bound!r}", option="max_in_flight"
-            )
+        check_whole("max_in_flight", bound)
         self._store.check_open()
         found = self._store.topic(topic)
         is_alone = isinstance(self._group, Broadcast)
         group = (
             found.log.join() if isinstance(self._group, Broadcast) else found.log.group(self._group)
         )
-        deliveries = _MemoryDeliveries(
-            self._store, found, topic, group, self._features, max_in_flight=bound
-        )
+        deliveries = _MemoryDeliveries(found, topic, group, self._features, max_in_flight=bound)
+        self._store.subscriptions[deliveries] = deliveries.close
         try:
             yield deliveries
         finally:
             deliveries.close()
+            self._store.subscriptions.pop(deliveries, None)
             if is_alone:
                 found.log.leave(group)
 
@@ -119,7 +116,6 @@ class _MemoryDeliveries(Deliveries):
 
     def __init__(
         self,
-        store: Store,
         topic: Topic,
         topic_name: str,
         group: Group,
@@ -128,7 +124,6 @@ class _MemoryDeliveries(Deliveries):
         max_in_flight: int,
     ) -> None:
         self.features = features
-        self._store = store
         self._topic = topic
         self._topic_name = topic_name
         self._group = group
@@ -139,7 +134,7 @@ class _MemoryDeliveries(Deliveries):
         self._loop = asyncio.get_running_loop()
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
-        while not self._is_closed and self._store.is_open:
+        while not self._is_closed:
             room = min(limit, self._bound - len(self._open))
             until = None
             if room > 0 and not self._is_paused:
@@ -147,6 +142,7 @@ class _MemoryDeliveries(Deliveries):
                 if items:
                     return [self._deliver(item) for item in items]
                 until = self._group.next_due
+            # Without room, or paused, a message that is due wakes nobody: it could not be taken.
             await self._topic.readers.wait(until)
         return ()
 

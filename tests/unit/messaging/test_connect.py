@@ -176,7 +176,7 @@ def test_a_scheme_that_is_not_installed_names_its_extra(
     def nothing(**_: str) -> tuple[()]:
         return ()
 
-    monkeypatch.setattr(sys.modules["eventflow.messaging.connect"], "entry_points", nothing)
+    monkeypatch.setattr(sys.modules["eventflow.messaging._connect"], "entry_points", nothing)
     with pytest.raises(UnknownSchemeError) as caught:
         connect(f"{scheme}://h")
     assert str(caught.value).endswith(f'pip install "eventflow-asyncio[{extra}]"')

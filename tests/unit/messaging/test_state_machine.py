@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 import structlog
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
@@ -506,6 +507,7 @@ class Routed(RuleBasedStateMachine):
                 assert mine == [i for i in self.order if i in set(mine)], ("order", name, key)
 
 
+@pytest.mark.stress
 def test_the_router_at_random() -> None:
     """Whatever its handlers, its broker and its owner do."""
     run_state_machine_as_test(

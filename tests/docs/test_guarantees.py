@@ -1,0 +1,27 @@
+"""docs/guarantees.md says what the backends declare."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from eventflow.messaging import Features
+from eventflow.testing.contract import BrokerContract
+from tests.docs.guarantees import BACKENDS, PAGE, ROWS, written
+from tests.project.source import ROOT
+
+
+def test_the_table_is_current() -> None:
+    """If not: ``python tests/docs/guarantees.py`` writes it."""
+    assert PAGE.read_text(encoding="utf-8") == written()
+
+
+def test_every_backend_and_feature_is_in_the_table() -> None:
+    """And what shows a feature is a test of the contract."""
+    packages = {p.parent.name for p in ROOT.joinpath("eventflow/brokers").glob("*/__init__.py")}
+    assert set(BACKENDS) == packages
+    assert {name: features.backend for name, features in BACKENDS.items()} == {
+        name: name for name in packages
+    }
+    assert set(ROWS) == {field.name for field in fields(Features)} - {"backend"}
+    for _, test in ROWS.values():
+        assert hasattr(BrokerContract, f"test_{test}"), test

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventflow import Event, EventBus, FailurePolicy, Overflow, Retry, Service, current, publishing
+from eventflow import (
+    Event,
+    EventBus,
+    FailurePolicy,
+    Overflow,
+    Permanent,
+    Retry,
+    Service,
+    current,
+    publishing,
+)
 from eventflow.brokers.memory import MemoryBroker
 from eventflow.errors import (
     BusNotEnteredError,
@@ -25,6 +35,7 @@ from eventflow.messaging import (
     BrokerEventPublisher,
     Features,
     Message,
+    PublisherDecorator,
     SettlementState,
     SubscriberDecorator,
     forward,
@@ -524,13 +535,25 @@ async def test_forwarding_that_can_t_be(
 # Both ways
 
 
+class Few(PublisherDecorator):
+    """Ends what would go on for ever."""
+
+    sent = 0
+
+    async def publish(self, topic: str, *messages: Message) -> None:
+        self.sent += 1
+        if self.sent > 20:
+            raise Permanent("in a circle")
+        await super().publish(topic, *messages)
+
+
 async def test_nothing_goes_round_in_circles(broker: MemoryBroker) -> None:
     """Two services that share a class both ways: each event is stored once, and seen once each."""
     ours, theirs = Seen(), Seen()
     async with EventBus("ours") as left, EventBus("theirs") as right:
         for bus, seen in ((left, ours), (right, theirs)):
             bus.subscribe(Placed, seen)
-            forward(bus, broker.publisher(), events=[Placed])
+            forward(bus, Few(broker.publisher()), events=[Placed])
         async with (
             Bridge(broker.subscriber(group="left"), left, events=[Placed]) as first,
             Bridge(broker.subscriber(group="right"), right, events=[Placed]) as second,

@@ -647,6 +647,42 @@ MUTANTS = (
         "                    pass\n",
     ),
     Mutant(
+        "a bridge acks before subscriptions are done",
+        "messaging/bridge.py",
+        "            await receipt.wait()\n",
+        "            await asyncio.sleep(0)\n",
+    ),
+    Mutant(
+        "a bridge acks what a subscription lost",
+        "messaging/bridge.py",
+        "            if not receipt.is_done:\n",
+        "            if False and not receipt.is_done:\n",
+    ),
+    Mutant(
+        "a bridge has a lost event at once, again and again",
+        "messaging/bridge.py",
+        "            delivery.nack(delay=delay)\n",
+        "            delivery.nack()\n",
+    ),
+    Mutant(
+        "an event that a bridge brought is forwarded",
+        "messaging/bridge.py",
+        "        elif carried.receipt is not None:\n            return\n",
+        "",
+    ),
+    Mutant(
+        "an event comes back to the bus that sent it",
+        "messaging/bridge.py",
+        "            if sender is not None and sender == origin_of(bus):\n",
+        "            if sender is not None and sender == origin_of(bus) + '?':\n",
+    ),
+    Mutant(
+        "a dead letter keeps what a decorator made of the message",
+        "messaging/dead_letter.py",
+        "    original = delivery.original\n",
+        "    original = delivery.message\n",
+    ),
+    Mutant(
         "one that is done hides one that lost it",
         "_cause.py",
         "        self.is_done = self.is_done and done\n",

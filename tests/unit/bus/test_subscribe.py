@@ -479,3 +479,23 @@ def test_configuration_errors_are_one_family() -> None:
         assert issubclass(error, EventFlowError)
     with pytest.raises(InvalidHandlerError):
         CallOnFailure("nobody")  # type: ignore[arg-type]
+
+
+async def test_listeners_can_be_parted() -> None:
+    """By the names they go by, so that some run here and others elsewhere."""
+    listeners = Listeners()
+    for name in ("a", "b", "c"):
+        listeners.subscribe(Ping, Recorder(), name=name)
+    listeners.subscribe(Ping, Recorder())
+
+    bus = EventBus()
+    bus.include(listeners.only("b", "Recorder"))
+    rest = EventBus()
+    rest.include(listeners.without("b", "Recorder"))
+    async with bus, rest:
+        assert bus.explain(Ping).receivers == ("b", "Recorder")
+        assert rest.explain(Ping).receivers == ("a", "c")
+    assert len(listeners) == 4
+    for part in (listeners.only, listeners.without):
+        with pytest.raises(InvalidOptionError, match=r"'d'\. .* Recorder, a, b"):
+            part("a", "d")

@@ -517,7 +517,8 @@ async def test_forwarding_that_can_t_be(
     given |= change
     with pytest.raises(InvalidOptionError, match=said):
         forward(given.pop("bus"), given.pop("publisher"), **given)
-    assert bus.explain(Placed).receivers == ()
+    async with bus:
+        assert bus.explain(Placed).receivers == ()
 
 
 # Both ways

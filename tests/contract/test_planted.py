@@ -56,6 +56,7 @@ def hangs(error: BaseException | None) -> bool:
     return isinstance(error, VirtualClockDeadlockError) or "pytest-timeout" in str(error)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("test", TESTS)
 def test_without_a_fault_it_passes(test: str) -> None:
     """What stands between the tests and the memory broker is no fault by itself."""
@@ -64,6 +65,7 @@ def test_without_a_fault_it_passes(test: str) -> None:
         raise error
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("broker", PLANTED, ids=lambda broker: broker.__name__)
 def test_a_planted_fault_is_noticed(broker: type[ProxyBroker]) -> None:
     """By each of the tests that are there for it, with an error, not by hanging."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +14,6 @@ from eventflow.bus._reports import Reports, log
 from eventflow.bus.matching import Matcher
 from eventflow.bus.statistics import BusStatistics, SubscriptionStatistics
 from eventflow.errors import BusClosedError
-from eventflow.events.identity import new_id
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 from eventflow.lifecycle.threads import ThreadRunner
 
@@ -64,7 +62,7 @@ class Scope:
     ) -> None:
         self.name = name
         self.pid = os.getpid()
-        self.origin = new_id(time.time_ns())
+        self.origin = os.urandom(16).hex()
         self.drain_timeout = drain_timeout
         self.cancel_grace = cancel_grace
         self.loop = asyncio.get_running_loop()

@@ -231,7 +231,7 @@ class Consumer:
                     tell(item, done=False)
             worker.abandon()
             self._scope.note_abandoned({task}, None if item is None else event_of(item))
-            if worker.job is not None:
+            if worker.thread is not None:
                 task.cancel()
                 ending.add(task)
         if self._leave is not None and not self._leave.done():

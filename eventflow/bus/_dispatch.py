@@ -344,6 +344,6 @@ def _waiting_worker(cause: Attempt | None) -> Worker | None:
     task, thread = asyncio.current_task(), _waiting_thread.get()
     for reader in getattr(cause.lane, "readers", ()):
         if isinstance(reader, Worker) and reader.attempt is cause:
-            in_thread = reader.job is not None and reader.job.ident == thread is not None
+            in_thread = reader.thread is not None and reader.thread.ident == thread is not None
             return reader if reader.task is task or in_thread else None
     return None

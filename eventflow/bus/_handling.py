@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from eventflow._cause import Attempt
-from eventflow.lifecycle.callables import gives_awaitable, is_async
+from eventflow.lifecycle.callables import is_async
 
 if TYPE_CHECKING:
+    import asyncio
+
     from eventflow.bus._inbox import Inbox
     from eventflow.bus._worker import Worker
     from eventflow.events import Event
@@ -77,36 +77,4 @@ class Handling:
             if not resource:
                 return handler
             return lambda event: handler(event, *resource)
-        return lambda event: self._in_thread(worker, event)
-
-    async def _in_thread(self, worker: Worker, event: Event) -> None:
-        threads, inbox = self._threads, self.inbox
-        if not threads.has_room():
-            worker.paused = True  # the attempt has not begun yet
-            try:
-                await threads.wait_for_room()
-            finally:
-                worker.paused = False
-            assert worker.attempt is not None
-            item, number = worker.attempt.item, worker.attempt.number
-            worker.begin(Attempt(item, inbox, number, worker.clock()))
-        job = worker.job = threads.start(inbox.name, self._handler, event, *self._resource)
-        while not job.ended.done():
-            try:
-                await asyncio.shield(job.ended)
-            except asyncio.CancelledError:
-                # Timed out: the attempt is over, its thread is not, and the worker will wait
-                # for it. At a stop the thread still has until the worker is given up.
-                if worker.fired and not job.ended.done():
-                    inbox.outlived(job.ended, self.timer_context)
-                if worker.fired or worker.abandoned:
-                    raise
-        worker.job = None
-        error, job.error = job.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # no cycle through the traceback's frames
-        if gives_awaitable(job.result):
-            await job.result  # type: ignore[misc]
+        return lambda event: worker.call_in_thread(self._threads, handler, event, *resource)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from eventflow._cause import Attempt, Envelope, current_cause, event_of, tell
 from eventflow._log import shown
 from eventflow.bus._reports import log
-from eventflow.errors import HandlerTimeoutError
 from eventflow.failure import CallOnFailure
-from eventflow.lifecycle.attempt import AttemptGuard, clock_of
 from eventflow.lifecycle.isolation import tree_of
+from eventflow.lifecycle.worker import HandlerWorker, changed
 
 if TYPE_CHECKING:
     import contextvars
@@ -26,14 +25,11 @@ if TYPE_CHECKING:
     from eventflow.bus._handling import Handling
     from eventflow.bus._inbox import Inbox
     from eventflow.events import Event
-    from eventflow.lifecycle.threads import Job
 
 __all__ = ("Worker",)
 
 SLICE_S = 0.005
 """Time after which a worker that never waits lets others run."""
-
-MISSING: Any = object()
 
 OFTEN = 8
 RETRY_EVERY = 256
@@ -43,14 +39,11 @@ class _Returned(BaseException):
     """The handler returned; not an error."""
 
 
-class Worker(AttemptGuard):
+class Worker(HandlerWorker):
     """Runs the handler of one subscription on one event after another.
 
     Attributes:
-        abandoned: The stop gave it up: its event is counted, it has to count nothing more.
-        replaced: Another worker has taken its place.
         blocked_on: Inboxes in which its handler waits for room, while it does.
-        job: The thread that runs its handler, or still runs after a timeout.
     """
 
     __slots__ = (
@@ -64,11 +57,7 @@ class Worker(AttemptGuard):
         "_renewed_at",
         "_sampled",
         "_takeover",
-        "abandoned",
         "blocked_on",
-        "clock",
-        "job",
-        "replaced",
     )
 
     def __init__(
@@ -76,7 +65,7 @@ class Worker(AttemptGuard):
     ) -> None:
         inbox = handling.inbox
         super().__init__(
-            timeout=inbox.timeout,
+            inbox,
             cancel_grace=handling.cancel_grace,
             loop=handling.loop,
             timer_context=handling.timer_context,
@@ -91,11 +80,7 @@ class Worker(AttemptGuard):
         self._renewals = 0
         self._renewed_at = -OFTEN
         self._sampled: float | None = None  # when it began, if its time is to be kept
-        self.clock = clock_of(handling.loop)
-        self.abandoned = False
-        self.replaced = False
         self.blocked_on: set[Inbox] | None = None
-        self.job: Job | None = None
 
     @property
     def context(self) -> contextvars.Context:
@@ -121,12 +106,9 @@ class Worker(AttemptGuard):
 
     def begin(self, attempt: Attempt) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
-        current_cause.set(attempt)
-        self.attempt = attempt
+        super().begin(attempt)
         if self._sampled is not None:
             self._sampled = attempt.started
-        if self.timer is None:
-            self.arm(attempt.started)
 
     async def run(self) -> None:
         """Take and handle events until cancelled, or replaced by a worker with a fresh context."""
@@ -204,7 +186,7 @@ class Worker(AttemptGuard):
                     return
                 else:
                     failure = None  # no cycle through the traceback's frame
-                    if self._changed(before):
+                    if changed(self._context, before):
                         # Another attempt has bound the variable; that the cell is gone from
                         # the context would not show in the counts if a copy still has it.
                         self._release()
@@ -216,7 +198,7 @@ class Worker(AttemptGuard):
                     self._release()
                 now = clock()
                 if references(tree) != of_tree or references(cell) != of_cell:
-                    if self._changed(before):
+                    if changed(self._context, before):
                         break  # the handler bound a variable: this context is used up
                     # Somebody keeps a copy of the context, and with it this cell.
                     cell, before, tree = self._isolate()
@@ -296,18 +278,6 @@ class Worker(AttemptGuard):
             raise
         inbox.fresh = False
 
-    def _changed(self, before: contextvars.Context) -> bool:
-        """Whether a variable was bound, be it to an equal value."""
-        context = self._context
-        return len(context) != len(before) or any(
-            context.get(variable, MISSING) is not value for variable, value in before.items()
-        )
-
-    def abandon(self) -> None:
-        """Give it up: whatever its handler still does, nothing more is counted or started."""
-        self.abandoned = True
-        self.expected = -1
-
     def _hand_over(self, takeover: tuple[Hashable, Event | Envelope, int] | None) -> None:
         """Let a worker with a fresh context go on."""
         self.replaced = True
@@ -330,7 +300,7 @@ class Worker(AttemptGuard):
         if not await self._ended(error, before):
             return False
         self._release()
-        if self._changed(before):
+        if changed(self._context, before):
             self._hand_over(None)
             return False
         return True
@@ -347,8 +317,6 @@ class Worker(AttemptGuard):
 
         Raises the cancellation where the attempt, or the worker with it, was stopped.
         """
-        if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is not self._loop:
-            raise error  # the loop is gone, and this coroutine is being closed
         if isinstance(error, _Returned):
             error = None
         assert self.attempt is not None
@@ -356,18 +324,7 @@ class Worker(AttemptGuard):
         while True:
             number = self.attempt.number
             ended_at = self.clock()
-            ended = self.settle()
-            stopped = ended in ("stopped", "timed_out_and_stopped")
-            timed_out = ended in ("timed_out", "timed_out_and_stopped")
-            if self.abandoned:
-                raise asyncio.CancelledError
-            if stopped and not (
-                self._inbox.closed or error is None or isinstance(error, asyncio.CancelledError)
-            ):
-                # No stop of ours. Before Python 3.13, a TaskGroup whose child fails while it
-                # waits for its children leaves the cancel of its parent behind.
-                self.take_back()
-                stopped = False
+            stopped, timed_out = self.judge(error, is_stopping=self._inbox.closed)
             if stopped and isinstance(error, asyncio.CancelledError):
                 self._cut(item)
                 raise error
@@ -379,7 +336,7 @@ class Worker(AttemptGuard):
                 tell(item, done=True)
                 break
             if timed_out or error is None:
-                error = self._timeout_error(error)
+                error = self.timeout_error(error)
             delay = self._delay(error, number)
             if delay is None or stopped:
                 await self._give_up(
@@ -391,7 +348,7 @@ class Worker(AttemptGuard):
                 break
             await self._wait_to_retry(item, delay)
             error = None  # no cycle: since 3.12 a traceback's frames hold their callers
-            if self._changed(before):
+            if changed(self._context, before):
                 self._hand_over((self._key, item, number + 1))
                 return False
             self.begin(Attempt(item, self._inbox, number + 1, self.clock()))
@@ -400,18 +357,8 @@ class Worker(AttemptGuard):
         self._sampled = None
         if stopped:
             raise asyncio.CancelledError
-        if self.job is not None:
-            await self._job_ended()
+        await self.thread_ended()
         return True
-
-    def _timeout_error(self, cause: BaseException | None) -> HandlerTimeoutError:
-        error = HandlerTimeoutError(
-            f"{self._inbox.name} took longer than {self._timeout:g} s",
-            subscription=self._inbox.name,
-            timeout_s=self._timeout or 0.0,
-        )
-        error.__cause__ = cause
-        return error
 
     def _delay(self, error: BaseException, number: int) -> float | None:
         retry = self._inbox.options.on_failure.retry
@@ -421,8 +368,7 @@ class Worker(AttemptGuard):
         self._inbox.retried += 1
         self.paused = True
         try:
-            if self.job is not None:
-                await self._job_ended()
+            await self.thread_ended()
             await asyncio.sleep(delay)
         except asyncio.CancelledError:
             if not self.abandoned:
@@ -430,12 +376,6 @@ class Worker(AttemptGuard):
             raise
         finally:
             self.paused = False
-
-    async def _job_ended(self) -> None:
-        """A thread that outlived its timeout keeps the worker's slot until it returns."""
-        assert self.job is not None
-        await asyncio.shield(self.job.ended)
-        self.job = None
 
     def _cut(self, item: Event | Envelope) -> None:
         """A stop cut the handler."""
@@ -497,7 +437,7 @@ class Worker(AttemptGuard):
             ended = self.settle()
             stopped = ended in ("stopped", "timed_out_and_stopped")
             if failure is None and ended in ("timed_out", "timed_out_and_stopped"):
-                failure = self._timeout_error(None)
+                failure = self.timeout_error(None)
             if failure is not None:
                 done = False
                 log.error(

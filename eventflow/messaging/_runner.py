@@ -18,6 +18,7 @@ from eventflow.lifecycle.lanes import Lanes
 from eventflow.messaging._burial import Burial
 from eventflow.messaging._job import Job
 from eventflow.messaging._outputs import Outputs
+from eventflow.messaging._pauses import Pauses
 from eventflow.messaging._worker import Worker
 from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
@@ -90,8 +91,8 @@ class Runner:
         self._waiting: set[Job] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
-        self._pauses: dict[object, str] = {}
-        self._probes: dict[object, int] = {}
+        self._pauses = Pauses()
+        self._overdue: set[asyncio.Future[None]] = set()
         # Counts
         self.offered = self.handled = self.failed = self.skipped = 0
         self.cancelled = self.released = self.abandoned = self.in_flight = 0
@@ -179,7 +180,10 @@ class Runner:
                 call = lambda delivery: handler(delivery.event, *resource)  # noqa: E731
         else:
             call = lambda delivery: worker.call_in_thread(  # noqa: E731
-                handler, delivery.message if takes_message else delivery.event, *resource
+                self.scope.threads,
+                handler,
+                delivery.message if takes_message else delivery.event,
+                *resource,
             )
         for middleware in reversed(self.scope.middlewares_for(self)):
             call = _around(middleware, call)
@@ -212,7 +216,7 @@ class Runner:
         if is_async(handler):
             await handler(batch, *self._resource)
         else:
-            await worker.call_in_thread(handler, batch, *self._resource)
+            await worker.call_in_thread(self.scope.threads, handler, batch, *self._resource)
 
     # For middlewares
 
@@ -320,7 +324,7 @@ class Runner:
     def take(self) -> Job | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
         if self._due or self._pauses or self._held:
-            if self._pauses and not self._is_probing:
+            if self._pauses.hold:
                 return None
             if self._due:
                 if self._pauses:
@@ -346,13 +350,8 @@ class Runner:
             if job.has_lane:
                 self._leave_lane(job)
 
-    @property
-    def _is_probing(self) -> bool:
-        return all(self._probes.get(by) for by in self._pauses)
-
     def _count_probe(self) -> None:
-        for by in self._pauses:
-            self._probes[by] -= 1
+        self._pauses.started()
         self._adjust_readers()
 
     async def wait_for_job(self) -> None:
@@ -540,11 +539,8 @@ class Runner:
         self.in_flight -= 1
         if job.has_lane:
             self._leave_lane(job)
-        if self._idle_watchers and self.is_idle:
-            for watcher in self._idle_watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._idle_watchers.clear()
+        if self._idle_watchers:
+            self._look_whether_idle()
 
     def _leave_lane(self, job: Job) -> None:
         job.has_lane = False
@@ -555,20 +551,17 @@ class Runner:
 
     def pause(self, by: object, reason: str) -> None:
         """Start nothing more, and receive nothing more, until whoever paused it resumes it."""
-        self._pauses[by] = reason
-        self._probes.pop(by, None)
+        self._pauses.add(by, reason)
         self._adjust_readers()
 
     def resume(self, by: object) -> None:
         """Go on, unless somebody else paused it too."""
-        self._probes.pop(by, None)
-        if self._pauses.pop(by, None) is not None:
+        if self._pauses.remove(by):
             self._go_on()
 
     def probe(self, by: object, count: int = 1) -> None:
         """Start this many more jobs, although ``by`` has paused it; others' pauses hold."""
-        if by in self._pauses:
-            self._probes[by] = count
+        if self._pauses.let(by, count):
             self._go_on()
 
     def _go_on(self) -> None:
@@ -584,7 +577,7 @@ class Runner:
     @property
     def is_paused(self) -> bool:
         """Whether it starts nothing."""
-        return bool(self._pauses) and not self._is_probing
+        return self._pauses.hold
 
     # Looking at it
 
@@ -595,8 +588,29 @@ class Runner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self.in_flight and not self.buffered
+        """Whether nothing waits and nothing runs, no thread included."""
+        return not (self.in_flight or self.buffered or self._overdue)
+
+    def _look_whether_idle(self) -> None:
+        if self.is_idle:
+            for watcher in self._idle_watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._idle_watchers.clear()
+
+    def outlived(self, ended: asyncio.Future[None], context: contextvars.Context) -> None:
+        """A thread goes on after its attempt, until ``ended`` is done."""
+        self._overdue.add(ended)
+        ended.add_done_callback(self._returned, context=context)
+
+    def _returned(self, ended: asyncio.Future[None]) -> None:
+        self._overdue.discard(ended)
+        self._look_whether_idle()
+
+    @property
+    def overdue(self) -> Iterable[asyncio.Future[None]]:
+        """The ends of threads that outlived their attempt."""
+        return tuple(self._overdue)
 
     def watch_idle(self) -> asyncio.Future[None]:
         """Done when the handler may have become idle."""
@@ -634,7 +648,7 @@ class Runner:
             state = "starting"
         elif self.ready.exception() is not None:
             state, reason = "failed", str(self.ready.exception())
-        elif stalls := [why for by, why in self._pauses.items() if isinstance(by, Burial)]:
+        elif stalls := [why for by, why in self._pauses.reasons.items() if isinstance(by, Burial)]:
             state, reason = "stalled", stalls[0]
         else:
             for reader in self.readers:
@@ -643,7 +657,7 @@ class Runner:
                     break
             else:
                 if self._pauses:
-                    state, reason = "paused", next(iter(self._pauses.values()))
+                    state, reason = "paused", next(iter(self._pauses.reasons.values()))
         return HandlerHealth(name=self.name, state=state, reason=reason)
 
     # Stopping
@@ -672,14 +686,7 @@ class Runner:
         self._due.clear()
         self._waiting.clear()
         self._held.clear()
-        self._leave_idle()
-
-    def _leave_idle(self) -> None:
-        if self._idle_watchers and self.is_idle:
-            for watcher in self._idle_watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._idle_watchers.clear()
+        self._look_whether_idle()
 
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""

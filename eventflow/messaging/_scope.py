@@ -188,6 +188,10 @@ class Scope:
             grace=self.cancel_grace,
             spare_cancelled=self.supervisor.cancelled,
         )
+        # Threads that outlived their attempt may use what is closed next.
+        overdue = {ended for runner in runners for ended in runner.overdue}
+        if overdue and (left := until - self.loop.time()) > 0:
+            await asyncio.wait(overdue, timeout=left)
         ending: set[asyncio.Task[Any]] = set()
         for runner in runners:
             ending |= runner.give_up(pending)

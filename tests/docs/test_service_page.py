@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.page import OUTPUT, blocks
+from tests.fault.service.processes import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +25,9 @@ def test_the_command_of_the_page_runs_its_program(tmp_path: Path) -> None:
     (command,) = (b.text for b in found if b.language == "text" and b.text.startswith("eventflow "))
     printed = next(block.text.splitlines() for block in found if block.before == OUTPUT)
     tmp_path.joinpath(program.title).write_text(program.text)
+    ready = tmp_path / "ready"
     with subprocess.Popen(
-        [sys.executable, "-m", *shlex.split(command)],
+        [sys.executable, "-m", *shlex.split(command), "--ready-file", str(ready)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -34,6 +36,8 @@ def test_the_command_of_the_page_runs_its_program(tmp_path: Path) -> None:
         assert running.stdout is not None
         try:
             begun = [running.stdout.readline().rstrip() for _ in range(2)]
+            # A member that printed something has begun; the service as a whole may not have.
+            until(ready.exists, "entered as a whole")
             running.send_signal(signal.SIGTERM)
             rest, _ = running.communicate(timeout=30)
         finally:

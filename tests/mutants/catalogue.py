@@ -98,10 +98,8 @@ MUTANTS = (
     Mutant(
         "a thread that timed out frees its slot",
         "bus/_worker.py",
-        "        if self.job is not None:\n"
-        "            await self._job_ended()\n"
-        "        return True\n",
-        "        self.job = None\n        return True\n",
+        "        await self.thread_ended()\n        return True\n",
+        "        self.thread = None\n        return True\n",
     ),
     Mutant(
         "a drain does not wait for a thread that timed out",
@@ -518,7 +516,7 @@ MUTANTS = (
     Mutant(
         "context leak to the next event",
         "bus/_worker.py",
-        "                    if self._changed(before):\n                        break  #",
+        "                    if changed(self._context, before):\n                        break  #",
         "                    if self.abandoned:\n                        break  #",
     ),
     Mutant(
@@ -536,14 +534,14 @@ MUTANTS = (
     Mutant(
         "context leak to the next attempt",
         "bus/_worker.py",
-        "            if self._changed(before):\n                self._hand_over((",
+        "            if changed(self._context, before):\n                self._hand_over((",
         "            if self.abandoned:\n                self._hand_over((",
     ),
     Mutant(
         "a variable bound to an equal value leaks",
-        "bus/_worker.py",
-        "            context.get(variable, MISSING) is not value for",
-        "            context.get(variable, MISSING) != value for",
+        "lifecycle/worker.py",
+        "        if context.get(variable, MISSING) is not value:\n",
+        "        if context.get(variable, MISSING) != value:\n",
     ),
     Mutant(
         "an attempt in a fresh context counts twice",
@@ -817,8 +815,10 @@ MUTANTS = (
     Mutant(
         "a context is used again by the next message",
         "messaging/_worker.py",
-        "        if len(context) != len(before):\n            return True\n",
-        "        if len(context) != len(before):\n            return False\n",
+        "                if changed(self.context, before):\n"
+        "                    self.replaced = True\n                    self.attempt = None\n",
+        "                if self.abandoned:\n"
+        "                    self.replaced = True\n                    self.attempt = None\n",
     ),
     Mutant(
         "subscriptions are left before the handlers end",
@@ -826,6 +826,18 @@ MUTANTS = (
         "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
         "        for reader in self._readers.values():\n            reader.leave()\n"
         "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
+    ),
+    Mutant(
+        "a router does not wait for a thread that timed out",
+        "messaging/_scope.py",
+        "        if overdue and (left := until",
+        "        if not overdue and (left := until",
+    ),
+    Mutant(
+        "a probe opens what somebody else has paused",
+        "messaging/_pauses.py",
+        "        return not all(self._probes.get(by) for by in self._reasons)\n",
+        "        return not any(self._probes.get(by) for by in self._reasons)\n",
     ),
     Mutant(
         "the first decision does not stand",

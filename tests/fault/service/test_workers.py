@@ -118,6 +118,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, recorder: Recorder) -> N
         assert exists(other)
         assert gaps[0] >= 0.5
         assert gaps[1] >= 1.0
+        run.until_ready()
         run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
         assert run.stderr.count("eventflow.worker_ended") == 2

@@ -1,0 +1,158 @@
+"""What the workers of a bus and of a router have in common: attempts, verdicts, threads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eventflow._cause import Attempt, current_cause
+from eventflow.errors import HandlerTimeoutError
+from eventflow.lifecycle.attempt import AttemptGuard, clock_of
+from eventflow.lifecycle.callables import gives_awaitable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from eventflow.lifecycle.threads import Job, ThreadRunner
+
+__all__ = ("HandlerWorker", "changed")
+
+MISSING: Any = object()
+
+
+class _Home(Protocol):
+    """What a worker works for: a subscription, or a handler of a router."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timeout(self) -> float | None: ...
+
+    def outlived(self, ended: asyncio.Future[None], context: Context) -> None:
+        """A thread goes on after its attempt, until ``ended`` is done."""
+        ...
+
+
+class HandlerWorker(AttemptGuard):
+    """Runs a handler on one thing after another; how it gets them is the subclass's.
+
+    Attributes:
+        abandoned: The stop gave it up: it has to count nothing more.
+        clock: The loop's time.
+        replaced: Another worker has taken its place.
+        thread: The thread that runs its handler, or still runs after a timeout.
+    """
+
+    __slots__ = ("_home", "abandoned", "clock", "replaced", "thread")
+
+    def __init__(
+        self,
+        home: _Home,
+        *,
+        cancel_grace: float,
+        loop: asyncio.AbstractEventLoop,
+        timer_context: Context,
+    ) -> None:
+        super().__init__(
+            timeout=home.timeout, cancel_grace=cancel_grace, loop=loop, timer_context=timer_context
+        )
+        self._home = home
+        self.clock = clock_of(loop)
+        self.abandoned = False
+        self.replaced = False
+        self.thread: Job | None = None
+
+    def begin(self, attempt: Attempt) -> None:
+        """Start an attempt: from here on it can time out, and `current()` tells of it."""
+        current_cause.set(attempt)
+        self.attempt = attempt
+        if self.timer is None:
+            self.arm(attempt.started)
+
+    def judge(self, error: BaseException | None, *, is_stopping: bool) -> tuple[bool, bool]:
+        """Settle an attempt: whether the worker has to stop, and whether the attempt timed out.
+
+        Raises:
+            GeneratorExit: The loop is gone, and this coroutine is being closed.
+            CancelledError: The worker was abandoned.
+        """
+        if isinstance(error, GeneratorExit) and asyncio._get_running_loop() is not self._loop:
+            raise error
+        ended = self.settle()
+        stopped = ended in ("stopped", "timed_out_and_stopped")
+        if self.abandoned:
+            raise asyncio.CancelledError
+        if stopped and not (
+            is_stopping or error is None or isinstance(error, asyncio.CancelledError)
+        ):
+            # No stop of ours. Before Python 3.13, a TaskGroup whose child fails while it
+            # waits for its children leaves the cancel of its parent behind.
+            self.take_back()
+            stopped = False
+        return stopped, ended in ("timed_out", "timed_out_and_stopped")
+
+    def timeout_error(self, cause: BaseException | None) -> HandlerTimeoutError:
+        """The error of an attempt that timed out."""
+        error = HandlerTimeoutError(
+            f"{self._home.name} took longer than {self._timeout:g} s",
+            subscription=self._home.name,
+            timeout_s=self._timeout or 0.0,
+        )
+        error.__cause__ = cause
+        return error
+
+    def abandon(self) -> None:
+        """Give it up: whatever its handler still does, nothing more is counted or started."""
+        self.abandoned = True
+        self.expected = -1
+
+    async def call_in_thread(
+        self, threads: ThreadRunner, function: Callable[..., Any], *arguments: object
+    ) -> Any:
+        """Call a sync handler in a thread; its time begins when it has one."""
+        if not threads.has_room():
+            self.paused = True  # the attempt has not begun yet
+            try:
+                await threads.wait_for_room()
+            finally:
+                self.paused = False
+            waited = self.attempt
+            assert waited is not None
+            self.begin(Attempt(waited.item, waited.lane, waited.number, self.clock()))
+        thread = self.thread = threads.start(self._home.name, function, *arguments)
+        while not thread.ended.done():
+            try:
+                await asyncio.shield(thread.ended)
+            except asyncio.CancelledError:
+                # Timed out: the attempt is over, its thread is not, and the worker will wait
+                # for it. At a stop the thread still has until the worker is given up.
+                if self.fired and not thread.ended.done():
+                    self._home.outlived(thread.ended, self._timer_context)
+                if self.fired or self.abandoned:
+                    raise
+        self.thread = None
+        error, thread.error = thread.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # no cycle through the traceback's frames
+        return await thread.result if gives_awaitable(thread.result) else thread.result  # type: ignore[misc]
+
+    async def thread_ended(self) -> None:
+        """Wait for a thread that outlived its timeout: until it returns it keeps its slot."""
+        if self.thread is not None:
+            await asyncio.shield(self.thread.ended)
+            self.thread = None
+
+
+def changed(context: Context, before: Context) -> bool:
+    """Whether a variable was bound since ``before`` was copied, be it to an equal value."""
+    if len(context) != len(before):
+        return True
+    for variable, value in before.items():  # noqa: SIM110 - any() takes twice as long
+        if context.get(variable, MISSING) is not value:
+            return True
+    return False

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from eventflow.lifecycle.counts import Row, Table
 
 __all__ = ("BusStatistics", "LatencyStatistics", "SubscriptionStatistics")
 
@@ -37,7 +36,7 @@ class LatencyStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionStatistics:
+class SubscriptionStatistics(Row):
     """What became of the events that were offered to one subscription.
 
     At every moment ``offered == handled + failed + dropped + rejected + cancelled + released
@@ -62,6 +61,11 @@ class SubscriptionStatistics:
         latency: How long attempts take; ``None`` before the first has ended, for streams, in sums.
     """
 
+    OUTCOMES: ClassVar[tuple[str, ...]] = (
+        *("handled", "failed", "dropped", "rejected"),
+        *("cancelled", "released", "abandoned", "buffered", "in_flight"),
+    )
+
     name: str
     offered: int = 0
     handled: int = 0
@@ -79,38 +83,9 @@ class SubscriptionStatistics:
     restarts: int = 0
     latency: LatencyStatistics | None = None
 
-    @classmethod
-    def summed(cls, name: str, rows: Iterable[SubscriptionStatistics]) -> SubscriptionStatistics:
-        """The sum of rows, as a row."""
-        counted = tuple(rows)
-        sums: dict[str, Any] = {
-            count: sum(getattr(row, count) for row in counted) for count in _COUNTS
-        }
-        return cls(name=name, **sums)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether every event that was offered is accounted for."""
-        return self.offered == (
-            self.handled
-            + self.failed
-            + self.dropped
-            + self.rejected
-            + self.cancelled
-            + self.released
-            + self.abandoned
-            + self.buffered
-            + self.in_flight
-        )
-
-
-_COUNTS = tuple(
-    f for f in SubscriptionStatistics.__dataclass_fields__ if f not in ("name", "latency")
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BusStatistics:
+class BusStatistics(Table[SubscriptionStatistics]):
     """The counts of a bus: a snapshot while it runs, its ledger once it has stopped.
 
     Attributes:
@@ -121,70 +96,11 @@ class BusStatistics:
         abandoned: What could not be stopped: names of tasks and threads.
     """
 
+    OWNER: ClassVar[str] = "bus"
+    ROW: ClassVar[type[Row]] = SubscriptionStatistics
+    ROWS: ClassVar[str] = "subscriptions"
+
     name: str
     state: str
     subscriptions: tuple[SubscriptionStatistics, ...] = ()
     abandoned: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> SubscriptionStatistics:
-        """The sum over all subscriptions."""
-        return SubscriptionStatistics.summed("total", self.subscriptions)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether every row adds up."""
-        return all(row.adds_up for row in self.subscriptions)
-
-    def __getitem__(self, name: str) -> SubscriptionStatistics:
-        """The row of a subscription, by name; `KeyError` if there is none."""
-        for row in self.subscriptions:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            **asdict(self),
-            "subscriptions": [asdict(row) for row in self.subscriptions],
-            "abandoned": list(self.abandoned),
-            "total": asdict(self.total),
-            "adds_up": self.adds_up,
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """The facts for one log line: the counts of `total`, without those that are 0."""
-        total = self.total
-        counts = {count: value for count in _COUNTS if (value := getattr(total, count))}
-        return {
-            "name": self.name,
-            "state": self.state,
-            "subscriptions": len(self.subscriptions),
-            **counts,
-            "adds_up": self.adds_up,
-            "could_not_stop": list(self.abandoned),
-        }
-
-    def __str__(self) -> str:
-        """A table for people; columns that are 0 throughout are left out."""
-        rows = [*self.subscriptions, self.total]
-        columns = [
-            c
-            for c in _COUNTS
-            if c in ("offered", "handled", "failed") or any(getattr(r, c) for r in rows)
-        ]
-        cells = [["subscription", *(c.replace("_", " ") for c in columns)]]
-        cells += [[r.name, *(f"{getattr(r, c):,}" for c in columns)] for r in rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = [f"ledger of bus {self.name!r} ({self.state})"]
-        for row in cells:
-            first, *rest = (
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            lines.append("  ".join([first, *rest]).rstrip())
-        lines += [f"abandoned: {what}" for what in self.abandoned]
-        if not self.adds_up:
-            lines.append("THE COUNTS DO NOT ADD UP")
-        return "\n".join(lines)

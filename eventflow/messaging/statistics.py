@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from eventflow.lifecycle.counts import Row, Table
 
 __all__ = ("HandlerHealth", "HandlerStatistics", "RouterHealth", "RouterStatistics")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HandlerStatistics:
+class HandlerStatistics(Row):
     """What became of the messages that reached one handler.
 
     At every moment ``offered == handled + failed + skipped + cancelled + released + abandoned
@@ -38,6 +37,11 @@ class HandlerStatistics:
         restarts: Workers that ended while the handler was open, and were replaced.
     """
 
+    OUTCOMES: ClassVar[tuple[str, ...]] = (
+        *("handled", "failed", "skipped"),
+        *("cancelled", "released", "abandoned", "buffered", "in_flight"),
+    )
+
     name: str
     offered: int = 0
     handled: int = 0
@@ -55,35 +59,9 @@ class HandlerStatistics:
     redelivered: int = 0
     restarts: int = 0
 
-    @property
-    def adds_up(self) -> bool:
-        """Whether every message is accounted for."""
-        return self.offered == (
-            self.handled
-            + self.failed
-            + self.skipped
-            + self.cancelled
-            + self.released
-            + self.abandoned
-            + self.buffered
-            + self.in_flight
-        )
-
-    @classmethod
-    def summed(cls, name: str, rows: Iterable[HandlerStatistics]) -> HandlerStatistics:
-        """The sum of rows, as a row."""
-        counted = tuple(rows)
-        sums: dict[str, Any] = {
-            count: sum(getattr(row, count) for row in counted) for count in _COUNTS
-        }
-        return cls(name=name, **sums)
-
-
-_COUNTS = tuple(f for f in HandlerStatistics.__dataclass_fields__ if f != "name")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouterStatistics:
+class RouterStatistics(Table[HandlerStatistics]):
     """The counts of a router; a `eventflow.lifecycle.ledger.Ledger`.
 
     Attributes:
@@ -93,50 +71,14 @@ class RouterStatistics:
         abandoned: What could not be stopped: names of tasks and threads.
     """
 
+    OWNER: ClassVar[str] = "router"
+    ROW: ClassVar[type[Row]] = HandlerStatistics
+    ROWS: ClassVar[str] = "handlers"
+
     name: str
     state: str
     handlers: tuple[HandlerStatistics, ...] = ()
     abandoned: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> HandlerStatistics:
-        """The sum over all handlers."""
-        return HandlerStatistics.summed("total", self.handlers)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether every row adds up."""
-        return all(row.adds_up for row in self.handlers)
-
-    def __getitem__(self, name: str) -> HandlerStatistics:
-        """The row of a handler, by name; `KeyError` if there is none."""
-        for row in self.handlers:
-            if row.name == name:
-                return row
-        raise KeyError(name)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            **asdict(self),
-            "handlers": [asdict(row) for row in self.handlers],
-            "abandoned": list(self.abandoned),
-            "total": asdict(self.total),
-            "adds_up": self.adds_up,
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """The facts for one log line: the counts of `total`, without those that are 0."""
-        total = self.total
-        counts = {count: value for count in _COUNTS if (value := getattr(total, count))}
-        return {
-            "name": self.name,
-            "state": self.state,
-            "handlers": len(self.handlers),
-            **counts,
-            "adds_up": self.adds_up,
-            "could_not_stop": list(self.abandoned),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,24 +13,22 @@ from eventflow._cause import Undecoded, current_attempt
 from eventflow._log import EventLogger, shown
 from eventflow.errors import ResourceError, TooManyDeliveriesError
 from eventflow.failure import CallOnFailure, Log
-from eventflow.lifecycle.callables import is_async
 from eventflow.lifecycle.lanes import Lanes
 from eventflow.messaging._burial import Burial
+from eventflow.messaging._handling import Handling
 from eventflow.messaging._job import Job
-from eventflow.messaging._outputs import Outputs
 from eventflow.messaging._pauses import Pauses
 from eventflow.messaging._worker import Worker
 from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from eventflow.events import Event
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
-    from eventflow.messaging.batch import Batch
     from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Runner",)
@@ -57,6 +55,7 @@ class Runner:
         bus: Name of the router, as log lines have it.
         timeout: Seconds an attempt may take.
         on_failure: What happens when one fails.
+        handling: How the handler is called.
         readers: Where its messages come from.
         is_stopping: It starts nothing more.
     """
@@ -73,12 +72,10 @@ class Runner:
         self.readers: list[Reader] = []
         self.is_stopping = False
         self.ready: asyncio.Future[None] = scope.loop.create_future()
-        self._resource: tuple[object, ...] = ()
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._leave: asyncio.Future[None] = scope.loop.create_future()
-        self._outputs = Outputs(binding)
-        self._own: dict[object, Any] = {}
+        self.handling = Handling(binding, scope.middlewares_for(binding), self, scope.threads)
         # One after another, without lanes: what waits for a retry holds up all.
         options = binding.options
         self._is_serial = options.concurrency == 1 and options.order == "strict"
@@ -120,7 +117,7 @@ class Runner:
         """Hold the resource open. Entered and left in one task, as cancel scopes need it."""
         try:
             async with resources() as value:
-                self._resource = (value,)
+                self.handling.use_resource(value)
                 self._start_workers()
                 await asyncio.shield(self._leave)
         except BaseException as exc:
@@ -168,69 +165,11 @@ class Runner:
         )
         self._start_worker()
 
-    def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
-        """How a worker runs one attempt: middlewares, the handler, and what it gives."""
-        handler, resource = self.binding.handler, self._resource
-        takes_message = self.binding.takes_message
-        call: Callable[[Delivery], Awaitable[Any]]
-        if is_async(handler):
-            if takes_message:
-                call = lambda delivery: handler(delivery.message, *resource)  # noqa: E731
-            else:
-                call = lambda delivery: handler(delivery.event, *resource)  # noqa: E731
-        else:
-            call = lambda delivery: worker.call_in_thread(  # noqa: E731
-                self.scope.threads,
-                handler,
-                delivery.message if takes_message else delivery.event,
-                *resource,
-            )
-        for middleware in reversed(self.scope.middlewares_for(self)):
-            call = _around(middleware, call)
-        outputs = self._outputs
-        if not outputs.are_looked_at:
-            if is_async(handler) and not self.scope.middlewares_for(self):
-                # The same, without a call in between.
-                return (
-                    (lambda job: handler(job.event, *resource))
-                    if resource
-                    else (lambda job: handler(job.event))
-                )
-            return lambda job: call(job.delivery)
-
-        async def call_and_publish(job: Job) -> None:
-            given = await call(job.delivery)
-            if given is not None:
-                await outputs.publish(given, job.delivery)
-
-        return call_and_publish
-
-    @property
-    def takes_message(self) -> bool:
-        """Whether the handler gets messages, not events."""
-        return self.binding.takes_message
-
-    async def call_with_batch(self, worker: Worker, batch: Batch[Any]) -> None:
-        """Run the handler on a batch."""
-        handler = self.binding.handler
-        if is_async(handler):
-            await handler(batch, *self._resource)
-        else:
-            await worker.call_in_thread(self.scope.threads, handler, batch, *self._resource)
-
     # For middlewares
-
-    def own(self, middleware: Any) -> Any:
-        """The middleware that one with ``for_handler`` gives for this handler; made once."""
-        found = self._own.get(middleware)
-        if found is None:
-            found = self._own[middleware] = middleware.for_handler(self)
-        return found
 
     async def publish_outputs(self, given: object, delivery: Delivery) -> None:
         """Publish what the handler returned, where that means something; confirmed."""
-        if given is not None and self._outputs.are_looked_at:
-            await self._outputs.publish(given, delivery)
+        await self.handling.publish(given, delivery)
 
     @property
     def has_timed_out(self) -> bool:
@@ -691,9 +630,7 @@ class Runner:
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""
         if not self.is_stopping:
-            for middleware in self._own.values():
-                if (close := getattr(middleware, "close", None)) is not None:
-                    close()
+            self.handling.close()
         self.is_stopping = True
         if not self.ready.done() and self._keeper is not None:
             self._keeper.cancel()
@@ -723,13 +660,3 @@ class Runner:
         if not self._leave.done():
             self._leave.set_result(None)
         return self._keeper if self._keeper is not None and not self._keeper.done() else None
-
-
-def _around(
-    middleware: Any, inner: Callable[[Delivery], Awaitable[Any]]
-) -> Callable[[Delivery], Awaitable[Any]]:
-    def call(delivery: Delivery) -> Awaitable[Any]:
-        found: Awaitable[Any] = middleware(delivery, inner)
-        return found
-
-    return call

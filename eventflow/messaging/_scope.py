@@ -67,20 +67,15 @@ class Scope:
 
     # Handlers
 
-    def middlewares_for(self, runner: Runner) -> list[Any]:
+    def middlewares_for(self, binding: Binding) -> tuple[Any, ...]:
         """What is put around a handler, outermost first."""
-        around: list[Any] = []
-        for middleware in (*self._middlewares, *runner.options.middlewares):
-            for_handler = getattr(middleware, "for_handler", None)
-            around.append(middleware if for_handler is None else runner.own(middleware))
-        return around
+        return (*self._middlewares, *binding.options.middlewares)
 
     def add(self, bindings: Iterable[Binding]) -> list[Reader]:
         """Start handlers; those that are bound to the same place share a subscription."""
         readers: dict[Reader, None] = {}
+        # A middleware may refuse a handler: before anything starts.
         runners = [Runner(binding, self) for binding in bindings]
-        for runner in runners:
-            self.middlewares_for(runner)  # one may refuse a handler: before anything starts
         for runner in runners:
             binding = runner.binding
             self.runners[binding.name] = runner

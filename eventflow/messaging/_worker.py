@@ -51,7 +51,7 @@ class Worker(HandlerWorker):
         )
         self._runner = runner
         self.context: contextvars.Context = runner.scope.supervisor.copy_context()
-        self._call = runner.call_for(self)
+        self._call = runner.handling.call_for(self)
         self.job: Job | None = None
         self.batch: list[Job] = []
 
@@ -120,11 +120,14 @@ class Worker(HandlerWorker):
                 before = self.context.copy()
                 failure: BaseException | None = None
                 batch = Batch(
-                    [job.delivery.message if runner.takes_message else job.event for job in jobs],
+                    [
+                        job.delivery.message if runner.binding.takes_message else job.event
+                        for job in jobs
+                    ],
                     [job.delivery for job in jobs],
                 )
                 try:
-                    await runner.call_with_batch(self, batch)
+                    await runner.handling.call_with_batch(self, batch)
                 except BaseException as exc:  # noqa: BLE001 - judged below
                     failure = exc
                 stopped, timed_out, failure = self._verdict(failure)

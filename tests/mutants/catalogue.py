@@ -752,10 +752,9 @@ MUTANTS = (
     ),
     Mutant(
         "outputs are published after the ack",
-        "messaging/_runner.py",
-        "                await outputs.publish(given, job.delivery)\n",
-        "                job.delivery.ack()\n"
-        "                await outputs.publish(given, job.delivery)\n",
+        "messaging/_handling.py",
+        "            await self._outputs.publish(given, delivery)\n",
+        "            delivery.ack()\n            await self._outputs.publish(given, delivery)\n",
     ),
     Mutant(
         "an output loses what caused it",

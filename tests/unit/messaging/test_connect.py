@@ -313,8 +313,10 @@ def test_no_password_is_shown(password: str, template: str, scheme: str, is_enco
     root.addHandler(handler)
     given = quote(password, safe="") if is_encoded or "{e}" in template else password
     text = template.replace("scheme", scheme).format(p=given, e=given)
-    # That would be an address like any other, with a host where the password stands.
+    # Those would be addresses like any other, with a host where the password, or its end, stands:
+    # u:some@thing is a user, a password and a host.
     assume(template != "{p}" or "://" not in given)
+    assume(template != "scheme://u:{p}" or "@" not in given)
     try:
         for call in (Dsn.parse, connect):
             thing: Any

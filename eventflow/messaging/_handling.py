@@ -1,0 +1,97 @@
+"""How a handler is called: its middlewares, on the loop or in a thread, and what it gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eventflow.lifecycle.callables import is_async
+from eventflow.messaging._outputs import Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from eventflow.lifecycle.threads import ThreadRunner
+    from eventflow.messaging._binding import Binding
+    from eventflow.messaging._job import Job
+    from eventflow.messaging._worker import Worker
+    from eventflow.messaging.batch import Batch
+    from eventflow.messaging.delivery import Delivery
+    from eventflow.messaging.middleware.protocol import HandlerControls
+
+__all__ = ("Handling",)
+
+
+class Handling:
+    """How one handler is called; its workers share it."""
+
+    def __init__(
+        self,
+        binding: Binding,
+        middlewares: Sequence[Any],
+        controls: HandlerControls,
+        threads: ThreadRunner,
+    ) -> None:
+        self._handler = binding.handler
+        self._takes_message = binding.takes_message
+        self._is_async = is_async(binding.handler)
+        self._threads = threads
+        self._resource: tuple[object, ...] = ()
+        self._outputs = Outputs(binding)
+        # One that wants something of its own for each handler is asked for it, once.
+        self._middlewares = [
+            m.for_handler(controls) if hasattr(m, "for_handler") else m for m in middlewares
+        ]
+
+    def use_resource(self, value: object) -> None:
+        """From now on, the handler gets this as second argument."""
+        self._resource = (value,)
+
+    def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
+        """How a worker runs one attempt."""
+        handler, resource = self._handler, self._resource
+        if self._is_async and not self._middlewares and not self._outputs.are_looked_at:
+            # The same as below, with no call in between.
+            if resource:
+                return lambda job: handler(job.event, *resource)
+            return lambda job: handler(job.event)
+        call: Callable[[Delivery], Awaitable[Any]] = lambda delivery: self._call(  # noqa: E731
+            worker, delivery.message if self._takes_message else delivery.event
+        )
+        for middleware in reversed(self._middlewares):
+            call = _around(middleware, call)
+
+        async def call_and_publish(job: Job) -> None:
+            await self.publish(await call(job.delivery), job.delivery)
+
+        return call_and_publish
+
+    def call_with_batch(self, worker: Worker, batch: Batch[Any]) -> Awaitable[Any]:
+        """Run the handler on a batch."""
+        return self._call(worker, batch)
+
+    def _call(self, worker: Worker, argument: object) -> Awaitable[Any]:
+        if self._is_async:
+            found: Awaitable[Any] = self._handler(argument, *self._resource)
+            return found
+        return worker.call_in_thread(self._threads, self._handler, argument, *self._resource)
+
+    async def publish(self, given: object, delivery: Delivery) -> None:
+        """Publish what the handler returned, where that means something; confirmed."""
+        if given is not None and self._outputs.are_looked_at:
+            await self._outputs.publish(given, delivery)
+
+    def close(self) -> None:
+        """Tell the middlewares that the handler stops."""
+        for middleware in self._middlewares:
+            if (close := getattr(middleware, "close", None)) is not None:
+                close()
+
+
+def _around(
+    middleware: Any, inner: Callable[[Delivery], Awaitable[Any]]
+) -> Callable[[Delivery], Awaitable[Any]]:
+    def call(delivery: Delivery) -> Awaitable[Any]:
+        found: Awaitable[Any] = middleware(delivery, inner)
+        return found
+
+    return call

@@ -69,15 +69,16 @@ class Dsn:
         return found
 
     def __repr__(self) -> str:
-        """The address, without password, user and the values of the query."""
+        """The address, without password, user and the query."""
         return f"<Dsn {self}>"
 
     def __str__(self) -> str:
-        """The address, without password, user and the values of the query."""
+        """The address, without password, user and the query."""
         who = "" if self.user is None and self.password is None else f"{MASK}@"
         hosts = ",".join(host if port is None else f"{host}:{port}" for host, port in self.hosts)
-        query = "&".join(f"{name}={MASK}" for name in self.query)
-        return f"{self.scheme}://{who}{hosts}{self.path}{'?' if query else ''}{query}"
+        # Names of the query neither: half of a password that was not encoded can be one.
+        query = f"?{MASK}" if self.query else ""
+        return f"{self.scheme}://{who}{hosts}{self.path}{query}"
 
     def __hash__(self) -> int:
         return hash((self.scheme, self.user, self.hosts, self.path, tuple(self.query.items())))

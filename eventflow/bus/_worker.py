@@ -11,11 +11,10 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from eventflow._cause import Attempt, Envelope, current_cause, event_of, tell
+from eventflow._cause import Attempt, Envelope, event_of, tell
 from eventflow._log import shown
 from eventflow.bus._reports import log
 from eventflow.failure import CallOnFailure
-from eventflow.lifecycle.isolation import tree_of
 from eventflow.lifecycle.worker import HandlerWorker, changed
 
 if TYPE_CHECKING:
@@ -31,9 +30,6 @@ __all__ = ("Worker",)
 SLICE_S = 0.005
 """Time after which a worker that never waits lets others run."""
 
-OFTEN = 8
-RETRY_EVERY = 256
-
 
 class _Returned(BaseException):
     """The handler returned; not an error."""
@@ -48,13 +44,10 @@ class Worker(HandlerWorker):
 
     __slots__ = (
         "_call",
-        "_context",
         "_handling",
         "_inbox",
         "_key",
         "_keyed",
-        "_renewals",
-        "_renewed_at",
         "_sampled",
         "_takeover",
         "blocked_on",
@@ -69,23 +62,16 @@ class Worker(HandlerWorker):
             cancel_grace=handling.cancel_grace,
             loop=handling.loop,
             timer_context=handling.timer_context,
+            context=handling.new_context(),
         )
         self._handling = handling
         self._inbox = inbox
-        self._context = handling.new_context()
         self._call = handling.call_for(self)
         self._takeover = takeover
         self._key: Hashable = None if takeover is None else takeover[0]
         self._keyed = takeover is not None
-        self._renewals = 0
-        self._renewed_at = -OFTEN
         self._sampled: float | None = None  # when it began, if its time is to be kept
         self.blocked_on: set[Inbox] | None = None
-
-    @property
-    def context(self) -> contextvars.Context:
-        """The context its task has to run in."""
-        return self._context
 
     @property
     def holds(self) -> bool:
@@ -116,7 +102,7 @@ class Worker(HandlerWorker):
         inbox = self._inbox
         queue, plain = inbox.queue, inbox.limit >= 0 and inbox.lanes is None
         pop, call, clock, cancelling = queue.popleft, self._call, self.clock, task.cancelling
-        context, envelope, references = self._context, Envelope, sys.getrefcount
+        context, envelope, references = self.context, Envelope, sys.getrefcount
         sample = inbox.sample
         cell, before = cast("Any", None), context
         item: Any
@@ -145,7 +131,7 @@ class Worker(HandlerWorker):
                         if self.timer is None:
                             self.arm(now)
                         if not cell:
-                            cell, before, tree = self._isolate()
+                            cell, before, tree = self.isolate(inbox.handled)
                             of_tree = references(tree) if tree is not None else -1
                             of_cell = references(cell)
                         else:
@@ -186,7 +172,7 @@ class Worker(HandlerWorker):
                     return
                 else:
                     failure = None  # no cycle through the traceback's frame
-                    if changed(self._context, before):
+                    if changed(self.context, before):
                         # Another attempt has bound the variable; that the cell is gone from
                         # the context would not show in the counts if a copy still has it.
                         self._release()
@@ -198,10 +184,10 @@ class Worker(HandlerWorker):
                     self._release()
                 now = clock()
                 if references(tree) != of_tree or references(cell) != of_cell:
-                    if changed(self._context, before):
+                    if changed(self.context, before):
                         break  # the handler bound a variable: this context is used up
                     # Somebody keeps a copy of the context, and with it this cell.
-                    cell, before, tree = self._isolate()
+                    cell, before, tree = self.isolate(inbox.handled)
                     of_tree = references(tree) if tree is not None else -1
                     of_cell = references(cell)
             if self._sampled is not None:
@@ -229,22 +215,6 @@ class Worker(HandlerWorker):
         self._keyed = True
         self.attempt = cell
         return True
-
-    def _isolate(self) -> tuple[Attempt, contextvars.Context, object | None]:
-        """A new cell in the worker's context, a copy of that to compare with, and its tree.
-
-        Where nearly every event leaves a copy behind, looking for the tree costs more than it
-        saves; then it is left out, which makes every event take a new cell, but for a try now
-        and then.
-        """
-        handled = self._inbox.handled
-        self._renewals = self._renewals + 1 if handled - self._renewed_at < OFTEN else 0
-        self._renewed_at = handled
-        cell = Attempt(cast("Any", None), self._inbox, 1, 0.0)
-        current_cause.set(cell)
-        self.attempt = cell
-        looks = self._renewals < OFTEN or self._renewals % RETRY_EVERY == 0
-        return cell, self._context.copy(), tree_of(self._context, cell) if looks else None
 
     async def _call_for_bridge(self, event: Event) -> None:
         """Call the handler, and end in `_ended` in any case, where a bridge is told.
@@ -295,12 +265,12 @@ class Worker(HandlerWorker):
         _, item, number = self._takeover
         self.begin(Attempt(item, self._inbox, number, self.clock()))
         self._takeover = None
-        before = self._context.copy()
+        before = self.context.copy()
         error = await self._try(item)
         if not await self._ended(error, before):
             return False
         self._release()
-        if changed(self._context, before):
+        if changed(self.context, before):
             self._hand_over(None)
             return False
         return True
@@ -348,11 +318,11 @@ class Worker(HandlerWorker):
                 break
             await self._wait_to_retry(item, delay)
             error = None  # no cycle: since 3.12 a traceback's frames hold their callers
-            if changed(self._context, before):
+            if changed(self.context, before):
                 self._hand_over((self._key, item, number + 1))
                 return False
             self.begin(Attempt(item, self._inbox, number + 1, self.clock()))
-            before = self._context.copy()
+            before = self.context.copy()
             error = await self._try(item)
         self._sampled = None
         if stopped:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from eventflow._cause import Attempt, current_cause
 from eventflow.errors import HandlerTimeoutError
 from eventflow.lifecycle.attempt import AttemptGuard, clock_of
 from eventflow.lifecycle.callables import gives_awaitable
+from eventflow.lifecycle.isolation import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,17 @@ __all__ = ("HandlerWorker", "changed")
 
 MISSING: Any = object()
 
+OFTEN = 8
+"""A cell used up by fewer attempts than this was short-lived."""
+RETRY_EVERY = 256
+"""After so many short-lived cells in a row the tree is looked for once more."""
+
 
 class _Home(Protocol):
     """What a worker works for: a subscription, or a handler of a router."""
+
+    @property
+    def bus(self) -> str: ...
 
     @property
     def name(self) -> str: ...
@@ -41,11 +50,21 @@ class HandlerWorker(AttemptGuard):
     Attributes:
         abandoned: The stop gave it up: it has to count nothing more.
         clock: The loop's time.
+        context: The context its task has to run in.
         replaced: Another worker has taken its place.
         thread: The thread that runs its handler, or still runs after a timeout.
     """
 
-    __slots__ = ("_home", "abandoned", "clock", "replaced", "thread")
+    __slots__ = (
+        "_home",
+        "_renewals",
+        "_renewed_at",
+        "abandoned",
+        "clock",
+        "context",
+        "replaced",
+        "thread",
+    )
 
     def __init__(
         self,
@@ -54,6 +73,7 @@ class HandlerWorker(AttemptGuard):
         cancel_grace: float,
         loop: asyncio.AbstractEventLoop,
         timer_context: Context,
+        context: Context,
     ) -> None:
         super().__init__(
             timeout=home.timeout, cancel_grace=cancel_grace, loop=loop, timer_context=timer_context
@@ -63,6 +83,26 @@ class HandlerWorker(AttemptGuard):
         self.abandoned = False
         self.replaced = False
         self.thread: Job | None = None
+        self.context = context
+        self._renewals = 0
+        self._renewed_at = -OFTEN
+
+    def isolate(self, handled: int) -> tuple[Attempt, Context, object | None]:
+        """A new cell in the context, a copy of that to compare with, and its tree.
+
+        The cell is the attempt, written anew for one event after another until somebody else
+        could see it: see `eventflow.lifecycle.isolation`. Where nearly every event leaves a copy
+        behind, looking for the tree costs more than it saves; then it is left out, which makes
+        every event take a new cell, but for a try now and then. ``handled`` are the attempts so
+        far.
+        """
+        self._renewals = self._renewals + 1 if handled - self._renewed_at < OFTEN else 0
+        self._renewed_at = handled
+        cell = Attempt(cast("Any", None), self._home, 1, 0.0)
+        current_cause.set(cell)
+        self.attempt = cell
+        looks = self._renewals < OFTEN or self._renewals % RETRY_EVERY == 0
+        return cell, self.context.copy(), tree_of(self.context, cell) if looks else None
 
     def begin(self, attempt: Attempt) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""

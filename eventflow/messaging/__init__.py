@@ -11,7 +11,7 @@ from eventflow.messaging.decorators import (
     transform_published,
     transform_received,
 )
-from eventflow.messaging.delivery import Delivery, Settler
+from eventflow.messaging.delivery import Delivery
 from eventflow.messaging.dsn import Dsn
 from eventflow.messaging.event_publisher import BrokerEventPublisher
 from eventflow.messaging.features import Features
@@ -27,7 +27,7 @@ from eventflow.messaging.protocols import (
     check_group,
 )
 from eventflow.messaging.router import Router
-from eventflow.messaging.settlement import Settlement, SettlementState
+from eventflow.messaging.settlement import Settlement, SettlementState, Settler
 from eventflow.messaging.statistics import (
     HandlerHealth,
     HandlerStatistics,

@@ -46,22 +46,31 @@ class Handling:
         """From now on, the handler gets this as second argument."""
         self._resource = (value,)
 
+    @property
+    def plain(self) -> Callable[[Any], Awaitable[Any]] | None:
+        """The handler, where calling it with the event is all there is to an attempt."""
+        if (
+            self._is_async
+            and not (self._middlewares or self._resource)
+            and not self._outputs.are_looked_at
+        ):
+            return self._handler
+        return None
+
     def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
-        """How a worker runs one attempt."""
-        handler, resource = self._handler, self._resource
-        if self._is_async and not self._middlewares and not self._outputs.are_looked_at:
-            # The same as below, with no call in between.
-            if resource:
-                return lambda job: handler(job.event, *resource)
-            return lambda job: handler(job.event)
+        """How a worker runs one attempt, in any case."""
         call: Callable[[Delivery], Awaitable[Any]] = lambda delivery: self._call(  # noqa: E731
             worker, delivery.message if self._takes_message else delivery.event
         )
         for middleware in reversed(self._middlewares):
             call = _around(middleware, call)
 
+        outputs = self._outputs
+
         async def call_and_publish(job: Job) -> None:
-            await self.publish(await call(job.delivery), job.delivery)
+            given = await call(job.delivery)
+            if given is not None and outputs.are_looked_at:
+                await outputs.publish(given, job.delivery)
 
         return call_and_publish
 

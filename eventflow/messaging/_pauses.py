@@ -9,46 +9,44 @@ class Pauses:
     """Pauses by whoever holds them: a handler starts nothing while there is one.
 
     A holder may let a number of jobs start as a probe. They start once each holder lets them.
+
+    Attributes:
+        reasons: Why, by holder, in the order in which they came; for reading.
     """
 
-    __slots__ = ("_probes", "_reasons")
+    __slots__ = ("_probes", "reasons")
 
     def __init__(self) -> None:
-        self._reasons: dict[object, str] = {}
+        self.reasons: dict[object, str] = {}
         self._probes: dict[object, int] = {}
 
     def __bool__(self) -> bool:
         """Whether somebody has paused it, probes or not."""
-        return bool(self._reasons)
+        return bool(self.reasons)
 
     @property
     def hold(self) -> bool:
         """Whether nothing may start."""
-        return not all(self._probes.get(by) for by in self._reasons)
-
-    @property
-    def reasons(self) -> dict[object, str]:
-        """Why, by holder, in the order in which they came."""
-        return self._reasons
+        return not all(self._probes.get(by) for by in self.reasons)
 
     def add(self, by: object, reason: str) -> None:
         """Pause; a probe of the same holder is over."""
-        self._reasons[by] = reason
+        self.reasons[by] = reason
         self._probes.pop(by, None)
 
     def remove(self, by: object) -> bool:
         """Take a pause back. Whether there was one."""
         self._probes.pop(by, None)
-        return self._reasons.pop(by, None) is not None
+        return self.reasons.pop(by, None) is not None
 
     def let(self, by: object, count: int) -> bool:
         """Let this many jobs start. Whether the holder has paused it at all."""
-        if by not in self._reasons:
+        if by not in self.reasons:
             return False
         self._probes[by] = count
         return True
 
     def started(self) -> None:
         """A probe was started."""
-        for by in self._reasons:
+        for by in self.reasons:
             self._probes[by] -= 1

@@ -79,6 +79,9 @@ class Runner:
         # One after another, without lanes: what waits for a retry holds up all.
         options = binding.options
         self._is_serial = options.concurrency == 1 and options.order == "strict"
+        is_single = options.batch is None
+        self._order_key = options.order_key if is_single else None
+        self._keeps_lanes = is_single and options.order != "relaxed"
         self._burials: dict[asyncio.Task[None], Burial] = {}
         # What waits: jobs that may start, those behind others in their lane, those before a retry.
         self._queue: deque[Job] = deque()
@@ -209,27 +212,23 @@ class Runner:
             if delivery.deliveries > self.options.max_deliveries:
                 self._refuse_delivered_too_often(job)
                 return
-        options = self.options
-        if options.batch is not None:
-            parked = None
-        elif options.order_key is not None:
+        if self._order_key is not None:
             try:
-                job.lane = options.order_key(event)
+                job.lane = self._order_key(event)
                 job.has_lane = True
                 parked = self._lanes.start(job.lane, job)
             except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
                 job.has_lane = False
                 self._bury_unstarted(job, exc)
                 return
-        elif options.order == "relaxed":
-            parked = None
-        elif delivery.lane is not None:
+            if parked is not None:
+                return
+        elif delivery.lane is not None and self._keeps_lanes:
             job.lane, job.has_lane = (reader, delivery.lane), True
-            parked = self._lanes.start(job.lane, job)
-        else:
-            parked = None
-        if parked is None:
-            self._queue.append(job)
+            if self._lanes.start(job.lane, job) is not None:
+                return
+        self._queue.append(job)
+        if self._idle:
             self._wake()
 
     def refuse(self, delivery: Delivery, error: BaseException, reader: Reader) -> None:
@@ -262,7 +261,7 @@ class Runner:
 
     def take(self) -> Job | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
-        if self._due or self._pauses or self._held:
+        if self._due or self._pauses.reasons or self._held:
             if self._pauses.hold:
                 return None
             if self._due:
@@ -281,7 +280,7 @@ class Runner:
                 job = ready[1]
             if job.delivery.state is _PENDING:
                 self.in_flight += 1
-                if self._pauses:
+                if self._pauses.reasons:
                     self._count_probe()
                 return job
             # Its subscription broke, so it was given back; or a middleware has settled it.
@@ -342,7 +341,12 @@ class Runner:
         else:
             # It was nacked by hand, or was given back meanwhile: it comes again.
             self.released += 1
-        self._end(job)
+        # What `_end` does, with no call in between.
+        self.in_flight -= 1
+        if job.has_lane:
+            self._leave_lane(job)
+        if self._idle_watchers:
+            self._look_whether_idle()
 
     def failed_attempt(self, job: Job, error: BaseException, *, timed_out: bool) -> None:
         """Try again, now, later or through the broker; or give up."""

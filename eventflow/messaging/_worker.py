@@ -6,15 +6,15 @@ No task, scope or timer is made per message.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from eventflow._cause import Attempt, current_cause
+from eventflow._cause import Attempt
 from eventflow.lifecycle.worker import HandlerWorker, changed
 from eventflow.messaging.batch import Batch
 
 if TYPE_CHECKING:
-    import contextvars
     from collections.abc import Generator
 
     from eventflow.messaging._job import Job
@@ -38,7 +38,6 @@ class Worker(HandlerWorker):
         "_call",
         "_runner",
         "batch",
-        "context",
         "job",
     )
 
@@ -48,9 +47,9 @@ class Worker(HandlerWorker):
             cancel_grace=runner.scope.cancel_grace,
             loop=runner.scope.loop,
             timer_context=runner.timer_context,
+            context=runner.scope.supervisor.copy_context(),
         )
         self._runner = runner
-        self.context: contextvars.Context = runner.scope.supervisor.copy_context()
         self._call = runner.handling.call_for(self)
         self.job: Job | None = None
         self.batch: list[Job] = []
@@ -61,8 +60,12 @@ class Worker(HandlerWorker):
         if self._runner.options.batch is not None:
             await self._run_batches(self._runner.options.batch)
             return
-        runner, call, clock, context = self._runner, self._call, self.clock, self.context
+        runner, call, clock, references = self._runner, self._call, self.clock, sys.getrefcount
+        cancelling, plain = task.cancelling, runner.handling.plain
+        cell, before = cast("Any", None), self.context
         failure: BaseException | None
+        tree: object = None
+        of_tree = of_cell = 0
         try:
             now = clock()
             slice_end = now + SLICE_S
@@ -75,33 +78,50 @@ class Worker(HandlerWorker):
                 job = runner.take()
                 if job is None:
                     self.attempt = None
+                    if cell:
+                        cell.item = None  # an idle worker keeps no event alive
                     await runner.wait_for_job()
                     now = clock()
                     slice_end = now + SLICE_S
                     continue
-                attempt = Attempt(job, runner, job.number, now)
-                current_cause.set(attempt)
-                self.job, self.attempt = job, attempt
+                if not cell:
+                    cell, before, tree = self.isolate(runner.handled)
+                    of_tree = references(tree) if tree is not None else -1
+                    of_cell = references(cell)
+                self.job, self.attempt = job, cell
+                cell.item, cell.number, cell.started = job, job.number, now
                 if self.timer is None:
                     self.arm(now)
-                before = context.copy()
                 try:
-                    await call(job)
+                    if plain is not None:
+                        await plain(job.event)
+                    else:
+                        await call(job)
                 except BaseException as exc:  # noqa: BLE001 - judged in _judge
                     failure = exc
                 else:
                     failure = None
-                if failure is None and task.cancelling() == self.expected:
+                if failure is None and cancelling() == self.expected:
+                    # `attempt` stays until the worker waits: nobody looks in between.
                     self.job = None
                     runner.succeeded(job)
                 elif not await self._judge(job, failure):
                     return
                 failure = None  # no cycle through the traceback's frame
-                if changed(self.context, before):
-                    self.replaced = True
-                    self.attempt = None
-                    runner.replace(self)
-                    return
+                if (
+                    references(tree) != of_tree
+                    or references(cell) != of_cell
+                    or self.attempt is not cell
+                ):
+                    if changed(self.context, before):
+                        self.replaced = True
+                        self.attempt = None
+                        runner.replace(self)
+                        return
+                    # Somebody keeps a copy of the context, and with it this cell.
+                    cell, before, tree = self.isolate(runner.handled)
+                    of_tree = references(tree) if tree is not None else -1
+                    of_cell = references(cell)
                 now = clock()
         finally:
             failure = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from eventflow.errors import SettleError
 from eventflow.messaging.settlement import Settlement, SettlementState
@@ -14,31 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from eventflow.events import Event
-    from eventflow.messaging.features import Features
     from eventflow.messaging.message import Message, NativeHeaders
+    from eventflow.messaging.settlement import Settler
 
-__all__ = ("Delivery", "Settler")
+__all__ = ("Delivery",)
 
 _NO_COORDINATES: Mapping[str, str | int] = MappingProxyType({})
 _PENDING = SettlementState.PENDING
-
-
-class Settler(Protocol):
-    """What a backend implements to get decisions to its broker."""
-
-    @property
-    def features(self) -> Features:
-        """What the backend can do."""
-        ...
-
-    def settle(self, delivery: Delivery) -> None:
-        """Take a decision: its `Settlement.state` says which.
-
-        Called once for each delivery, in the event loop, in the order of the decisions. It
-        neither waits nor raises: it notes the decision down, has the broker told within 50 ms,
-        or when 500 are waiting, and then calls ``delivery.confirmed()`` or ``delivery.lost(…)``.
-        """
-        ...
 
 
 class Delivery(Settlement):
@@ -64,7 +46,6 @@ class Delivery(Settlement):
     """
 
     __slots__ = (
-        "_settler",
         "_watcher",
         "coordinates",
         "deliveries",
@@ -107,21 +88,6 @@ class Delivery(Settlement):
         """Topic, id and state."""
         return f"<Delivery of {self.message.id!r} from {self.topic!r}, {self.state.value}>"
 
-    def ack(self) -> bool:
-        """Say that it was handled, so that the broker may forget it.
-
-        Local and at once: the broker is told within 50 ms, or with 500 others. What a crash
-        before that loses is only the ack: the message comes again. Acking twice is allowed.
-
-        Returns:
-            Whether it is acked now: ``False`` after a nack, or when it was given back.
-        """
-        decided = self.decide_ack()
-        if decided is None:
-            self._settler.settle(self)
-            return True
-        return decided
-
     def nack(self, *, delay: float = 0.0, failures: int | None = None) -> bool:
         """Say that it was not handled, so that it is delivered again: to anybody in the group.
 
@@ -144,11 +110,7 @@ class Delivery(Settlement):
             raise ValueError(f"a delay is a finite number of seconds, 0 or more, not {delay!r}")
         if delay:
             self._settler.features.require("nack_delay")
-        decided = self.decide_nack(delay=delay, failures=failures)
-        if decided is None:
-            self._settler.settle(self)
-            return True
-        return decided
+        return super().nack(delay=delay, failures=failures)
 
     async def settled(self) -> None:
         """Wait until the broker has the ack or the nack.

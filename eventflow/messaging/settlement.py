@@ -13,8 +13,13 @@ The first decision stands. Whoever comes second learns by the return value wheth
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ("Settlement", "SettlementState")
+if TYPE_CHECKING:
+    from eventflow.messaging.delivery import Delivery
+    from eventflow.messaging.features import Features
+
+__all__ = ("Settlement", "SettlementState", "Settler")
 
 
 class SettlementState(enum.Enum):
@@ -36,8 +41,29 @@ _NACKED = SettlementState.NACKED
 _RELEASED = SettlementState.RELEASED
 
 
+class Settler(Protocol):
+    """What a backend implements to get decisions to its broker."""
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        ...
+
+    def settle(self, delivery: Delivery) -> None:
+        """Take a decision: its `Settlement.state` says which.
+
+        Called once for each delivery, in the event loop, in the order of the decisions. It
+        neither waits nor raises: it notes the decision down, has the broker told within 50 ms,
+        or when 500 are waiting, and then calls ``delivery.confirmed()`` or ``delivery.lost(…)``.
+        """
+        ...
+
+
 class Settlement:
     """The decision about one delivery, and what the broker made of it.
+
+    Args:
+        settler: Is told of the first decision.
 
     Attributes:
         state: What was decided.
@@ -47,7 +73,7 @@ class Settlement:
         nack_failures: Failures that a nack asked the broker to record; ``None``: as before.
     """
 
-    __slots__ = ("error", "is_confirmed", "nack_delay", "nack_failures", "state")
+    __slots__ = ("_settler", "error", "is_confirmed", "nack_delay", "nack_failures", "state")
 
     state: SettlementState
     is_confirmed: bool
@@ -55,25 +81,35 @@ class Settlement:
     nack_delay: float
     nack_failures: int | None
 
-    def __init__(self) -> None:
+    def __init__(self, settler: Settler) -> None:
+        self._settler: Any = settler
         self.state = _PENDING
         self.is_confirmed = False
         self.error = None
 
-    def decide_ack(self) -> bool | None:
-        """Ack: ``None`` if this decided, ``True`` if it was acked before, else ``False``."""
+    def ack(self) -> bool:
+        """Say that it was handled, so that the broker may forget it.
+
+        Local and at once: the broker is told within 50 ms, or with 500 others. What a crash
+        before that loses is only the ack: the message comes again. Acking twice is allowed.
+
+        Returns:
+            Whether it is acked now: ``False`` after a nack, or when it was given back.
+        """
         if self.state is _PENDING:
             self.state = _ACKED
-            return None
+            self._settler.settle(self)
+            return True
         return self.state is _ACKED
 
-    def decide_nack(self, *, delay: float, failures: int | None) -> bool | None:
-        """Nack: ``None`` if this decided, ``True`` if it was nacked before, else ``False``."""
+    def nack(self, *, delay: float = 0.0, failures: int | None = None) -> bool:
+        """Say that it was not handled; see `Delivery.nack`."""
         if self.state is _PENDING:
             self.state = _NACKED
             self.nack_delay = delay
             self.nack_failures = failures
-            return None
+            self._settler.settle(self)
+            return True
         return self.state is _NACKED
 
     def confirm(self) -> bool:

@@ -27,6 +27,9 @@ MEASURES = {
     "import": ("tests.bench.imports", "imports"),
     "peers": ("tests.bench.throughput", "peers"),
     "watermill": ("tests.bench.throughput", "watermill_pair"),
+    "router": ("tests.bench.router", "router"),
+    "middlewares": ("tests.bench.router", "middlewares"),
+    "handlers": ("tests.bench.router", "handlers"),
     "logging": ("tests.bench.logs", "logs"),
     "defaults": ("tests.bench.defaults", "defaults"),
 }

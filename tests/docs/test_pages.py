@@ -56,28 +56,31 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     assert not [words for words in LEFT_BEHIND if words in result.stderr], result.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_commands_of_a_page_exist(page: Path) -> None:
+def test_the_commands_of_a_page_exist(subtests: pytest.Subtests) -> None:
     """A shell block holds make targets that there are, and nothing else."""
-    makefile = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    for block in blocks(page):
-        if block.language != "sh":
-            continue
-        for line in filter(
-            None, (text.partition("#")[0].strip() for text in block.text.splitlines())
-        ):
-            command = re.fullmatch(
-                r"(?:[A-Z]+=\S+ )*make(?P<target> [a-z-]+)?(?: [A-Z]+=(?:\"[^\"]*\"|\S+))*", line
-            )
-            assert command, f"{name(page)}:{block.line}: {line}"
-            assert (command["target"] or " help").strip() in targets, line
+    for page in PAGES:
+        with subtests.test(name(page)):
+            makefile = ROOT.joinpath("Makefile").read_text(encoding="utf-8")
+            targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+            for block in blocks(page):
+                if block.language != "sh":
+                    continue
+                for line in filter(
+                    None, (text.partition("#")[0].strip() for text in block.text.splitlines())
+                ):
+                    command = re.fullmatch(
+                        r"(?:[A-Z]+=\S+ )*make(?P<target> [a-z-]+)?(?: [A-Z]+=(?:\"[^\"]*\"|\S+))*",
+                        line,
+                    )
+                    assert command, f"{name(page)}:{block.line}: {line}"
+                    assert (command["target"] or " help").strip() in targets, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_blocks_of_a_page_are_labelled(page: Path) -> None:
+def test_the_blocks_of_a_page_are_labelled(subtests: pytest.Subtests) -> None:
     """A block without a known language would be neither run nor read."""
-    assert {block.language for block in blocks(page)} <= LANGUAGES
+    for page in PAGES:
+        with subtests.test(name(page)):
+            assert {block.language for block in blocks(page)} <= LANGUAGES
 
 
 def sessions(page: Path) -> Iterator[tuple[Block, str, str]]:
@@ -134,11 +137,12 @@ def links(page: Path) -> Iterator[Path]:
             yield page.parent.joinpath(target).resolve()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+def test_the_links_of_a_page_lead_somewhere(subtests: pytest.Subtests) -> None:
     """Relative links name files that are there."""
-    for path in links(page):
-        assert path.exists(), path
+    for page in PAGES:
+        with subtests.test(name(page)):
+            for path in links(page):
+                assert path.exists(), path
 
 
 def reached(start: Path) -> set[Path]:

@@ -516,7 +516,7 @@ MUTANTS = (
     Mutant(
         "context leak to the next event",
         "bus/_worker.py",
-        "                    if changed(self._context, before):\n                        break  #",
+        "                    if changed(self.context, before):\n                        break  #",
         "                    if self.abandoned:\n                        break  #",
     ),
     Mutant(
@@ -534,7 +534,7 @@ MUTANTS = (
     Mutant(
         "context leak to the next attempt",
         "bus/_worker.py",
-        "            if changed(self._context, before):\n                self._hand_over((",
+        "            if changed(self.context, before):\n                self._hand_over((",
         "            if self.abandoned:\n                self._hand_over((",
     ),
     Mutant(
@@ -690,9 +690,9 @@ MUTANTS = (
     Mutant(
         "ack before the handler",
         "messaging/_worker.py",
-        "                try:\n                    await call(job)\n",
+        "                try:\n                    if plain is not None:\n",
         "                job.delivery.ack()\n"
-        "                try:\n                    await call(job)\n",
+        "                try:\n                    if plain is not None:\n",
     ),
     Mutant(
         "a failed attempt is acked",
@@ -812,12 +812,26 @@ MUTANTS = (
         "        if job.delivery.ack() or True:\n            self.handled += 1\n",
     ),
     Mutant(
+        "a kept cell gets the next message",
+        "messaging/_worker.py",
+        "                    or references(cell) != of_cell\n",
+        "                    or self.abandoned\n",
+    ),
+    Mutant(
+        "a copied context gets the next message",
+        "messaging/_worker.py",
+        "                    references(tree) != of_tree\n",
+        "                    self.abandoned\n",
+    ),
+    Mutant(
         "a context is used again by the next message",
         "messaging/_worker.py",
-        "                if changed(self.context, before):\n"
-        "                    self.replaced = True\n                    self.attempt = None\n",
-        "                if self.abandoned:\n"
-        "                    self.replaced = True\n                    self.attempt = None\n",
+        "                    if changed(self.context, before):\n"
+        "                        self.replaced = True\n"
+        "                        self.attempt = None\n",
+        "                    if self.abandoned:\n"
+        "                        self.replaced = True\n"
+        "                        self.attempt = None\n",
     ),
     Mutant(
         "subscriptions are left before the handlers end",
@@ -835,8 +849,8 @@ MUTANTS = (
     Mutant(
         "a probe opens what somebody else has paused",
         "messaging/_pauses.py",
-        "        return not all(self._probes.get(by) for by in self._reasons)\n",
-        "        return not any(self._probes.get(by) for by in self._reasons)\n",
+        "        return not all(self._probes.get(by) for by in self.reasons)\n",
+        "        return not any(self._probes.get(by) for by in self.reasons)\n",
     ),
     Mutant(
         "the first decision does not stand",
@@ -860,28 +874,28 @@ MUTANTS = (
     Mutant(
         "a message that is given back counts as delivered",
         "brokers/memory/_log.py",
-        "        item.deliveries -= 1\n",
-        "        item.deliveries -= 0\n",
+        "        again.deliveries -= 1\n",
+        "        again.deliveries -= 0\n",
     ),
     Mutant(
         "leaving a subscription forgets what is unsettled",
         "brokers/memory/subscriber.py",
-        "            self._group.give_back(delivery.item)\n",
-        "            self._group.ack(delivery.item)\n",
+        "                    self._group.give_back(delivery)\n",
+        "                    self._group.ack(delivery)\n",
     ),
     Mutant(
         "a nack frees the key",
         "brokers/memory/_log.py",
-        "        if due is None:\n            heapq.heappush(self._again, item.offset)\n",
-        "        if due is None:\n            heapq.heappush(self._again, item.offset)\n"
-        "        if item.has_lane:\n            item.has_lane = False\n"
-        "            self._lanes.release(item.message.key)\n",
+        "        if due is None:\n            heapq.heappush(self._again, delivery.offset)\n",
+        "        if due is None:\n            heapq.heappush(self._again, delivery.offset)\n"
+        "        if again.has_lane:\n            again.has_lane = False\n"
+        "            self._lanes.release(delivery.original.key)\n",
     ),
     Mutant(
         "a full topic drops what a group still needs",
         "brokers/memory/_log.py",
-        "        self._room_until = lowest + self._capacity\n",
-        "        self._room_until = lowest + 2 * self._capacity\n",
+        "        self.room_until = lowest + self._capacity\n",
+        "        self.room_until = lowest + 2 * self._capacity\n",
     ),
     Mutant(
         "a paused subscription spins",

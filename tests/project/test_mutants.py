@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 import eventflow
 from tests.mutants.__main__ import check
-from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants.catalogue import MUTANTS
+
+if TYPE_CHECKING:
+    import pytest
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_can_be_planted(mutant: Mutant) -> None:
+def test_every_mutant_can_be_planted(subtests: pytest.Subtests) -> None:
     """Its place is there once, and what is put there is Python."""
-    source = (Path(eventflow.__file__).parent / mutant.path).read_text(encoding="utf-8")
-    check(mutant, source)
-    compile(source.replace(mutant.old, mutant.new), mutant.path, "exec")
+    for mutant in MUTANTS:
+        with subtests.test(mutant.name):
+            source = (Path(eventflow.__file__).parent / mutant.path).read_text(encoding="utf-8")
+            check(mutant, source)
+            compile(source.replace(mutant.old, mutant.new), mutant.path, "exec")

@@ -41,30 +41,32 @@ def bound(module: Module) -> Iterator[str]:
                 pass
 
 
-@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.name)
-def test_all_is_what_there_is(module: Module) -> None:
+def test_all_is_what_there_is(subtests: pytest.Subtests) -> None:
     """Every name in ``__all__`` resolves, and every public function and class is in it."""
-    loaded = importlib.import_module(module.name)
+    for module in PUBLIC:
+        with subtests.test(module.name):
+            loaded = importlib.import_module(module.name)
 
-    listed: tuple[str, ...] = loaded.__all__
+            listed: tuple[str, ...] = loaded.__all__
 
-    assert isinstance(listed, tuple)
-    assert len(listed) == len(set(listed))
-    for name in listed:
-        getattr(loaded, name)
-    public = {name for name in bound(module) if not name.startswith("_")}
-    if module.is_package:
-        assert public == set(listed)
-    else:
-        assert not public - set(listed), "a leading underscore, or a place in __all__"
+            assert isinstance(listed, tuple)
+            assert len(listed) == len(set(listed))
+            for name in listed:
+                getattr(loaded, name)
+            public = {name for name in bound(module) if not name.startswith("_")}
+            if module.is_package:
+                assert public == set(listed)
+            else:
+                assert not public - set(listed), "a leading underscore, or a place in __all__"
 
 
-@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.name)
-def test_a_public_module_says_what_it_is_for(module: Module) -> None:
+def test_a_public_module_says_what_it_is_for(subtests: pytest.Subtests) -> None:
     """Each begins with a docstring, whose first line is a sentence."""
-    text = ast.get_docstring(module.tree)
-    assert text
-    assert text.splitlines()[0].endswith((".", "!", "?"))
+    for module in PUBLIC:
+        with subtests.test(module.name):
+            text = ast.get_docstring(module.tree)
+            assert text
+            assert text.splitlines()[0].endswith((".", "!", "?"))
 
 
 def test_a_name_that_is_not_there() -> None:

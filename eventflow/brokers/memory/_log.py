@@ -6,13 +6,16 @@ import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventflow.lifecycle.lanes import Lanes
+from eventflow.messaging import Delivery, SettlementState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from eventflow.messaging import Message
+    from eventflow.messaging import Message, Settler
 
-__all__ = ("Group", "Item", "Log", "Special")
+__all__ = ("Group", "Log", "MemoryDelivery", "Special")
+
+_PENDING = SettlementState.PENDING
 
 
 class Special(NamedTuple):
@@ -27,25 +30,68 @@ class Special(NamedTuple):
     failures: int
 
 
-class Item:
-    """A message as one group sees it, from its first delivery to its ack.
+class MemoryDelivery(Delivery):
+    """A message on its way to one group: what that has open, and what its subscriber gets.
+
+    One that comes again is another object, with the counts of this one.
 
     Attributes:
         offset: Its place in the topic.
-        message: The message.
-        deliveries: How often it was delivered.
-        failures: Failures recorded with it.
         has_lane: Whether the next message with its key waits for its ack.
+        settler: Who has it; ``None`` while it waits to be delivered.
     """
 
-    __slots__ = ("deliveries", "failures", "has_lane", "message", "offset")
+    __slots__ = ("has_lane", "offset")
 
-    def __init__(self, offset: int, message: Message) -> None:
+    def __init__(
+        self,
+        message: Message,
+        topic: str,
+        offset: int,
+        settler: Settler | None,
+        deliveries: int,
+        failures: int,
+    ) -> None:
+        # What the base does, whose arguments by keyword would take as long as all of this.
+        self.message = self.original = message
+        self.topic = topic
         self.offset = offset
-        self.message = message
-        self.deliveries = 0
-        self.failures = 0
+        self._settler = settler
+        self.deliveries: int = deliveries
+        self.failures = failures
         self.has_lane = False
+        self.headers = message.headers
+        self.lane = message.key
+        self.event = None
+        self.state = _PENDING
+        self.is_confirmed = False
+        self.error = None
+        self._watcher = None
+
+    @property
+    def settler(self) -> Settler | None:
+        """Who has it; ``None`` while it waits to be delivered."""
+        return self._settler  # type: ignore[no-any-return]
+
+    if not TYPE_CHECKING:
+
+        @property
+        def coordinates(self) -> dict[str, int]:
+            """Its offset; a dict when somebody asks."""
+            return {"offset": self.offset}
+
+    def hand_out(self, settler: Settler) -> None:
+        """Deliver it, once more."""
+        self.deliveries += 1
+        self._settler = settler
+
+    def again(self) -> MemoryDelivery:
+        """The one that comes in its place."""
+        other = MemoryDelivery(
+            self.original, self.topic, self.offset, None, self.deliveries, self.failures
+        )
+        other.has_lane = self.has_lane
+        return other
 
 
 class Group:
@@ -59,10 +105,15 @@ class Group:
     def __init__(self, log: Log, position: int) -> None:
         self._log = log
         self._position = position
-        self._open: dict[int, Item] = {}  # read and not acked, by offset, in order
+        self._open: dict[int, MemoryDelivery] = {}  # read and not acked, by offset, in order
         self._again: list[int] = []
         self._delayed: list[tuple[float, int]] = []
         self._lanes = Lanes()
+
+    @property
+    def open(self) -> Iterable[MemoryDelivery]:
+        """What is read and not acked, oldest first."""
+        return tuple(self._open.values())
 
     @property
     def lowest(self) -> int:
@@ -79,73 +130,83 @@ class Group:
         """When the next delayed message may be delivered, in loop time."""
         return self._delayed[0][0] if self._delayed else None
 
-    def take(self, limit: int, now: float) -> list[Item]:
-        """Up to ``limit`` messages to deliver at loop time ``now``."""
-        taken: list[Item] = []
+    def take(self, limit: int, now: float, settler: Settler) -> list[MemoryDelivery]:
+        """Deliver up to ``limit`` messages to ``settler``, at loop time ``now``."""
+        taken: list[MemoryDelivery] = []
         while self._delayed and self._delayed[0][0] <= now:
             heapq.heappush(self._again, heapq.heappop(self._delayed)[1])
         while len(taken) < limit:
             if self._again:
-                item = self._open[heapq.heappop(self._again)]
-                if not (item.has_lane or self._enter_lane(item)):
+                delivery = self._open[heapq.heappop(self._again)]
+                if not (delivery.has_lane or self._enter_lane(delivery)):
                     continue
             elif (ready := self._lanes.next_ready()) is not None:
-                item = ready[1]
-                item.has_lane = True
+                delivery = ready[1]
+                delivery.has_lane = True
             else:
-                self._read(taken, limit, now)
+                self._read(taken, limit, now, settler)
                 break
-            taken.append(item)
-        for item in taken:
-            item.deliveries += 1
+            delivery.hand_out(settler)
+            taken.append(delivery)
         return taken
 
-    def _read(self, taken: list[Item], limit: int, now: float) -> None:
+    def _read(self, taken: list[MemoryDelivery], limit: int, now: float, settler: Settler) -> None:
         """Read on in the log."""
-        log, opened = self._log, self._open
+        log, opened, specials, topic = self._log, self._open, self._log.specials, self._log.topic
         offset, end = self._position, log.end
         while offset < end and len(taken) < limit:
-            item = opened[offset] = Item(offset, log[offset])
-            special = log.specials.get(offset) if log.specials else None
-            if special is not None:
-                item.failures = special.failures
-            if special is not None and special.not_before > now:
-                heapq.heappush(self._delayed, (special.not_before, offset))
-            elif item.message.key is None or self._enter_lane(item):
-                taken.append(item)
+            message = log[offset]
+            special = specials.get(offset) if specials else None
+            if message.key is None and special is None:
+                delivery = MemoryDelivery(message, topic, offset, settler, 1, 0)
+                opened[offset] = delivery
+                taken.append(delivery)
+            else:
+                failures = 0 if special is None else special.failures
+                delivery = MemoryDelivery(message, topic, offset, None, 0, failures)
+                opened[offset] = delivery
+                if special is not None and special.not_before > now:
+                    heapq.heappush(self._delayed, (special.not_before, offset))
+                elif self._enter_lane(delivery):
+                    delivery.hand_out(settler)
+                    taken.append(delivery)
             offset += 1
         self._position = offset
 
-    def _enter_lane(self, item: Item) -> bool:
-        key = item.message.key
+    def _enter_lane(self, delivery: MemoryDelivery) -> bool:
+        key = delivery.message.key
         if key is None:
             return True
-        if self._lanes.start(key, item) is None:
-            item.has_lane = True
+        if self._lanes.start(key, delivery) is None:
+            delivery.has_lane = True
             return True
         return False
 
-    def ack(self, item: Item) -> bool:
+    def ack(self, delivery: MemoryDelivery) -> bool:
         """Forget a message. Whether another one may be delivered because of it."""
-        del self._open[item.offset]
+        del self._open[delivery.offset]
         if self._log.is_full:
             self._log.look_for_room()
-        if item.has_lane:
-            assert item.message.key is not None
-            return self._lanes.release(item.message.key)
+        if delivery.has_lane:
+            assert delivery.original.key is not None
+            return self._lanes.release(delivery.original.key)
         return False
 
-    def nack(self, item: Item, *, due: float | None) -> None:
+    def nack(self, delivery: MemoryDelivery, *, due: float | None) -> None:
         """Deliver it again, at loop time ``due``; its key, if it has one, stays taken."""
+        again = self._open[delivery.offset] = delivery.again()
+        if delivery.nack_failures is not None:
+            again.failures = delivery.nack_failures
         if due is None:
-            heapq.heappush(self._again, item.offset)
+            heapq.heappush(self._again, delivery.offset)
         else:
-            heapq.heappush(self._delayed, (due, item.offset))
+            heapq.heappush(self._delayed, (due, delivery.offset))
 
-    def give_back(self, item: Item) -> None:
+    def give_back(self, delivery: MemoryDelivery) -> None:
         """Deliver it again, as if it had not been delivered."""
-        item.deliveries -= 1
-        heapq.heappush(self._again, item.offset)
+        again = self._open[delivery.offset] = delivery.again()
+        again.deliveries -= 1
+        heapq.heappush(self._again, delivery.offset)
 
 
 class Log:
@@ -155,12 +216,15 @@ class Log:
     with no group at all the oldest falls out. What a group still needs never does.
 
     Attributes:
+        topic: Its name.
         end: Offset of the next message to come.
         is_full: Whether somebody waits for room.
         specials: What is special about a message, by offset.
+        room_until: The end up to which there is room, as far as is known; see `has_room`.
     """
 
-    def __init__(self, capacity: int, on_room: Callable[[], None]) -> None:
+    def __init__(self, topic: str, capacity: int, on_room: Callable[[], None]) -> None:
+        self.topic = topic
         self.groups: dict[str, Group] = {}
         self.broadcasts: set[Group] = set()
         self.end = 0
@@ -171,7 +235,7 @@ class Log:
         # A list and not a deque, which takes long to look into its middle.
         self._messages: list[Message] = []
         self._base = 0
-        self._room_until = capacity  # the end up to which there is room, as far as is known
+        self.room_until = capacity
 
     @property
     def begin(self) -> int:
@@ -188,13 +252,13 @@ class Log:
 
     def has_room(self, count: int) -> bool:
         """Whether as many messages could be appended now."""
-        if self.end + count <= self._room_until:
+        if self.end + count <= self.room_until:
             return True
         lowest = min((group.lowest for group in self._readers()), default=None)
         if lowest is None:
             return True
-        self._room_until = lowest + self._capacity
-        self.is_full = self.end + count > self._room_until
+        self.room_until = lowest + self._capacity
+        self.is_full = self.end + count > self.room_until
         return not self.is_full
 
     def append(self, messages: Sequence[Message], specials: Mapping[int, Special]) -> None:
@@ -224,7 +288,7 @@ class Log:
         found = self.groups.get(name)
         if found is None:
             found = self.groups[name] = Group(self, self.begin)
-            self._room_until = min(self._room_until, self.begin + self._capacity)
+            self.room_until = min(self.room_until, self.begin + self._capacity)
         return found
 
     def lag(self, name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from eventflow.brokers.memory._log import Log, Special
@@ -13,11 +14,13 @@ from eventflow.events import validate_topic
 from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from eventflow.messaging import Message
 
-__all__ = ("Store", "Waiters")
+__all__ = ("Store", "Waiters", "specials")
+
+_NOTHING: Mapping[int, Special] = MappingProxyType({})
 
 
 class Waiters:
@@ -27,6 +30,10 @@ class Waiters:
 
     def __init__(self) -> None:
         self._futures: deque[asyncio.Future[None]] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._futures)
 
     async def wait(self, until: float | None = None) -> None:
         """Wait to be woken, or until loop time ``until``."""
@@ -63,10 +70,10 @@ class Topic:
 
     __slots__ = ("log", "readers", "writers")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, name: str, capacity: int) -> None:
         self.readers = Waiters()
         self.writers = Waiters()
-        self.log = Log(capacity, on_room=lambda: self.writers.wake(None))
+        self.log = Log(name, capacity, on_room=lambda: self.writers.wake(None))
 
 
 class Store:
@@ -103,7 +110,7 @@ class Store:
         """
         found = self.topics.get(name)
         if found is None:
-            found = self.topics[validate_topic(name)] = Topic(self.capacity)
+            found = self.topics[validate_topic(name)] = Topic(name, self.capacity)
         return found
 
     def close(self) -> None:
@@ -114,14 +121,22 @@ class Store:
         for topic in self.topics.values():
             topic.writers.wake(None)
 
-    def specials(self, messages: Sequence[Message]) -> dict[int, Special]:
-        """What some messages have besides: a time before which they are not due, failures."""
-        found: dict[int, Special] = {}
-        for at, message in enumerate(messages):
-            texts = message.metadata
-            if DELAYED_UNTIL in texts or FAILURES in texts:
-                until = delayed_until(texts)
-                left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
-                due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
-                found[at] = Special(due, failures(texts))
-        return found
+
+def specials(messages: Sequence[Message]) -> Mapping[int, Special]:
+    """What some messages have besides, by place: a time when they are due, failures."""
+    for message in messages:
+        if DELAYED_UNTIL in message.metadata or FAILURES in message.metadata:
+            return _specials(messages)
+    return _NOTHING
+
+
+def _specials(messages: Sequence[Message]) -> dict[int, Special]:
+    found: dict[int, Special] = {}
+    for at, message in enumerate(messages):
+        texts = message.metadata
+        if DELAYED_UNTIL in texts or FAILURES in texts:
+            until = delayed_until(texts)
+            left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
+            due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
+            found[at] = Special(due, failures(texts))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from eventflow.brokers.memory._store import specials
 from eventflow.errors import MessageTooLargeError, PublishError, PublishTimeoutError
 from eventflow.events import validate_topic
 
@@ -37,23 +38,25 @@ class MemoryPublisher:
 
     async def publish(self, topic: str, *messages: Message) -> None:
         """Store messages; see `eventflow.messaging.Publisher`."""
-        store = self._store
+        store, count = self._store, len(messages)
         if not store.is_open:
             store.check_open()
         found = store.topics.get(topic) or store.topic(topic)
-        if not messages:
-            return
-        if store.max_payload_bytes is not None or len(messages) > 1:
+        if count != 1 or store.max_payload_bytes is not None:
+            if not count:
+                return
             self._check(topic, messages)
         self._until_checkpoint -= 1
         if self._until_checkpoint <= 0:
             self._until_checkpoint = CHECKPOINT_EVERY
             await asyncio.sleep(0)
             store.check_open()
-        if not found.log.has_room(len(messages)):
+        log = found.log
+        if log.end + count > log.room_until and not log.has_room(count):
             await self._wait_for_room(topic, messages)
-        found.log.append(messages, store.specials(messages))
-        found.readers.wake(None)
+        log.append(messages, specials(messages))
+        if found.readers:
+            found.readers.wake(None)
 
     def _check(self, topic: str, messages: tuple[Message, ...]) -> None:
         limit = self._store.max_payload_bytes

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from eventflow.brokers.memory._log import MemoryDelivery
 from eventflow.events import validate_topic
 from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broadcast, Deliveries, Delivery, SettlementState
@@ -13,7 +14,7 @@ from eventflow.messaging import Broadcast, Deliveries, Delivery, SettlementState
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from eventflow.brokers.memory._log import Group, Item
+    from eventflow.brokers.memory._log import Group
     from eventflow.brokers.memory._store import Store, Topic
     from eventflow.brokers.memory.publisher import MemoryPublisher
     from eventflow.messaging import Features
@@ -95,7 +96,7 @@ class MemorySubscriber:
         group = (
             found.log.join() if isinstance(self._group, Broadcast) else found.log.group(self._group)
         )
-        deliveries = _MemoryDeliveries(found, topic, group, self._features, max_in_flight=bound)
+        deliveries = _MemoryDeliveries(found, group, self._features, max_in_flight=bound)
         self._store.subscriptions[deliveries] = deliveries.close
         try:
             yield deliveries
@@ -106,18 +107,12 @@ class MemorySubscriber:
                 found.log.leave(group)
 
 
-class _MemoryDelivery(Delivery):
-    __slots__ = ("item",)
-    item: Item
-
-
 class _MemoryDeliveries(Deliveries):
     """Receives for one subscription, and settles at once."""
 
     def __init__(
         self,
         topic: Topic,
-        topic_name: str,
         group: Group,
         features: Features,
         *,
@@ -125,57 +120,37 @@ class _MemoryDeliveries(Deliveries):
     ) -> None:
         self.features = features
         self._topic = topic
-        self._topic_name = topic_name
         self._group = group
         self._bound = max_in_flight
-        self._open: dict[int, _MemoryDelivery] = {}
+        self._in_flight = 0
         self._is_paused = False
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         while not self._is_closed:
-            room = min(limit, self._bound - len(self._open))
+            room = min(limit, self._bound - self._in_flight)
             until = None
             if room > 0 and not self._is_paused:
-                items = self._group.take(room, self._loop.time())
-                if items:
-                    return [self._deliver(item) for item in items]
+                taken = self._group.take(room, self._loop.time(), self)
+                if taken:
+                    self._in_flight += len(taken)
+                    return taken
                 until = self._group.next_due
             # Without room, or paused, a message that is due wakes nobody: it could not be taken.
             await self._topic.readers.wait(until)
         return ()
 
-    def _deliver(self, item: Item) -> Delivery:
-        message = item.message
-        delivery = _MemoryDelivery(
-            message,
-            topic=self._topic_name,
-            settler=self,
-            headers=message.headers,
-            deliveries=item.deliveries,
-            failures=item.failures,
-            lane=message.key,
-            coordinates={"offset": item.offset},
-        )
-        delivery.item = item
-        self._open[item.offset] = delivery
-        return delivery
-
     def settle(self, delivery: Delivery) -> None:
         """Take a decision at once: there is nobody to tell."""
-        assert isinstance(delivery, _MemoryDelivery)
-        item = delivery.item
-        opened = self._open
-        del opened[item.offset]
+        assert type(delivery) is MemoryDelivery
+        in_flight = self._in_flight = self._in_flight - 1
         if delivery.state is _ACKED:
             # Another of its key may come now, or we have room again.
-            wakes = self._group.ack(item) or len(opened) == self._bound - 1
+            wakes = self._group.ack(delivery) or in_flight == self._bound - 1
         else:
-            if delivery.nack_failures is not None:
-                item.failures = delivery.nack_failures
             delay = delivery.nack_delay
-            self._group.nack(item, due=self._loop.time() + delay if delay else None)
+            self._group.nack(delivery, due=self._loop.time() + delay if delay else None)
             wakes = True
         delivery.confirmed()
         if wakes:
@@ -191,8 +166,10 @@ class _MemoryDeliveries(Deliveries):
     def close(self) -> None:
         """Give back what is unsettled, and end whoever waits in `receive`."""
         self._is_closed = True
-        for delivery in self._open.values():
-            delivery.lost()
-            self._group.give_back(delivery.item)
-        self._open.clear()
+        if self._in_flight:
+            for delivery in self._group.open:
+                if delivery.settler is self:
+                    delivery.lost()
+                    self._group.give_back(delivery)
+            self._in_flight = 0
         self._topic.readers.wake(None)

@@ -6,18 +6,27 @@ import asyncio
 import contextvars
 import gc
 import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from eventflow import Event, EventBus, current, publishing
 from eventflow._cause import Attempt, current_cause
+from eventflow.brokers.memory import MemoryBroker
 from eventflow.lifecycle.isolation import tree_of
+from eventflow.messaging import BrokerEventPublisher, Router
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
+    from eventflow import EventPublisher
     from eventflow.context import EventContext
+
+    Home = Callable[
+        [Callable[["Step"], Awaitable[None]]], AbstractAsyncContextManager[EventPublisher]
+    ]
 
 EVENTS = 60
 
@@ -121,6 +130,22 @@ async def leaves_copy_of_a_copy(number: int, seen: Seen, gate: asyncio.Event) ->
     return asyncio.get_running_loop().create_task(look(), context=contextvars.Context())
 
 
+@asynccontextmanager
+async def on_bus(handler: Callable[[Step], Awaitable[None]]) -> AsyncGenerator[EventPublisher]:
+    async with EventBus() as bus:
+        bus.subscribe(Step, handler)
+        yield bus
+
+
+@asynccontextmanager
+async def on_router(handler: Callable[[Step], Awaitable[None]]) -> AsyncGenerator[EventPublisher]:
+    async with MemoryBroker() as broker:
+        router = Router()
+        router.add_handler("steps", Step, handler, subscriber=broker.subscriber(group="g"))
+        async with router:
+            yield BrokerEventPublisher(broker.publisher())
+
+
 def _number(context: EventContext) -> int:
     assert isinstance(context.event, Step)
     return context.event.number
@@ -128,6 +153,7 @@ def _number(context: EventContext) -> int:
 
 @pytest.mark.fault("BUS-13")
 @pytest.mark.fault("BUS-14")
+@pytest.mark.parametrize("home", [on_bus, on_router])
 @pytest.mark.parametrize("variables", [0, 40], ids=["small context", "large context"])
 @pytest.mark.parametrize(
     "leave",
@@ -142,7 +168,10 @@ def _number(context: EventContext) -> int:
 )
 @pytest.mark.parametrize("every", [1, 3, 20])
 async def test_left_behind(
-    leave: Callable[[int, Seen, asyncio.Event], Awaitable[Any]], every: int, variables: int
+    leave: Callable[[int, Seen, asyncio.Event], Awaitable[Any]],
+    every: int,
+    variables: int,
+    home: Home,
 ) -> None:
     """It sees its own event, however many came after; the handlers between see theirs."""
     others = [contextvars.ContextVar[int](f"other-{n}") for n in range(variables)]
@@ -151,19 +180,20 @@ async def test_left_behind(
     seen: Seen = []
     own: Seen = []
     left: list[Any] = []
-    gate = asyncio.Event()
+    gate, last = asyncio.Event(), asyncio.Event()
 
     async def handler(event: Step) -> None:
         own.append((event.number, _number(current())))
         if event.number % every == 0:
             left.append(await leave(event.number, seen, gate))
         own.append((event.number, _number(current())))
+        if event.number == EVENTS - 1:
+            last.set()
 
-    async with EventBus() as bus:
-        bus.subscribe(Step, handler)
+    async with home(handler) as publisher:
         for number in range(EVENTS):
-            await bus.publish(Step(number=number))
-        await bus.wait_idle()
+            await publisher.publish(Step(number=number))
+        await last.wait()
         gate.set()
         await asyncio.gather(*left)
 
@@ -173,7 +203,8 @@ async def test_left_behind(
     assert own == [(n, n) for n in range(EVENTS) for _ in range(2)]
 
 
-async def test_handlers_that_leave_nothing_share_a_cell() -> None:
+@pytest.mark.parametrize("home", [on_bus, on_router])
+async def test_handlers_that_leave_nothing_share_a_cell(home: Home) -> None:
     """The point of it: plain handlers cost no new value of the variable."""
     cells: set[int] = set()
     kept: list[object] = []
@@ -185,11 +216,10 @@ async def test_handlers_that_leave_nothing_share_a_cell() -> None:
         kept.append(current_cause.get())
 
     async def main() -> None:
-        async with EventBus() as bus:
-            bus.subscribe(Step, handler)
-            bus.subscribe(Step, watched)
-            for number in range(EVENTS):
-                await bus.publish(Step(number=number))
+        for one in (handler, watched):
+            async with home(one) as publisher:
+                for number in range(EVENTS):
+                    await publisher.publish(Step(number=number))
 
     # In a context with nothing else: another variable may share the cell's branch of the tree,
     # by chance of its hash, and then each event takes a new cell.
@@ -242,5 +272,6 @@ def test_without_exact_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_exact_counts_on_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slower way isolates as well."""
     monkeypatch.setattr("sys._is_gil_enabled", lambda: False, raising=False)
-    await test_left_behind(leaves_task, 1, 0)
-    await test_left_behind(leaves_binding_task, 3, 0)
+    await test_left_behind(leaves_task, 1, 0, on_bus)
+    await test_left_behind(leaves_binding_task, 3, 0, on_bus)
+    await test_left_behind(leaves_binding_task, 3, 0, on_router)

@@ -1,11 +1,10 @@
-"""A handler that runs: what waits for it, its workers, and the counts."""
+"""A handler that runs: its workers, what becomes of its jobs, and the counts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,11 @@ from eventflow._cause import Undecoded, current_attempt
 from eventflow._log import EventLogger, shown
 from eventflow.errors import ResourceError, TooManyDeliveriesError
 from eventflow.failure import CallOnFailure, Log
-from eventflow.lifecycle.lanes import Lanes
 from eventflow.messaging._burial import Burial
 from eventflow.messaging._handling import Handling
 from eventflow.messaging._job import Job
-from eventflow.messaging._pauses import Pauses
+from eventflow.messaging._jobs import Jobs
 from eventflow.messaging._worker import Worker
-from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
@@ -44,8 +41,6 @@ CLOCK_SLACK_S = 0.001
 LADDER_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 """Waits that brokers are asked for: few, because some need a queue for each."""
 
-_PENDING = SettlementState.PENDING
-
 
 class Runner:
     """Runs one handler of a router, between entering and leaving that.
@@ -56,6 +51,7 @@ class Runner:
         timeout: Seconds an attempt may take.
         on_failure: What happens when one fails.
         handling: How the handler is called.
+        jobs: What waits for it.
         readers: Where its messages come from.
         is_stopping: It starts nothing more.
     """
@@ -76,26 +72,23 @@ class Runner:
         self._keeper: asyncio.Task[None] | None = None
         self._leave: asyncio.Future[None] = scope.loop.create_future()
         self.handling = Handling(binding, scope.middlewares_for(binding), self, scope.threads)
-        # One after another, without lanes: what waits for a retry holds up all.
         options = binding.options
-        self._is_serial = options.concurrency == 1 and options.order == "strict"
+        self.jobs = Jobs(
+            scope.loop,
+            # One after another, without lanes: what waits for a retry holds up all.
+            is_serial=options.concurrency == 1 and options.order == "strict",
+            timer_context=self.timer_context,
+            on_probe=self._adjust_readers,
+        )
         is_single = options.batch is None
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
         self._burials: dict[asyncio.Task[None], Burial] = {}
-        # What waits: jobs that may start, those behind others in their lane, those before a retry.
-        self._queue: deque[Job] = deque()
-        self._lanes: Lanes = Lanes()
-        self._due: deque[Job] = deque()
-        self._held: set[Job] = set()
-        self._waiting: set[Job] = set()
-        self._idle: deque[asyncio.Future[None]] = deque()
         self._idle_watchers: list[asyncio.Future[None]] = []
-        self._pauses = Pauses()
         self._overdue: set[asyncio.Future[None]] = set()
         # Counts
         self.offered = self.handled = self.failed = self.skipped = 0
-        self.cancelled = self.released = self.abandoned = self.in_flight = 0
+        self.cancelled = self.released = self.abandoned = 0
         self.dead_lettered = self.timed_out = self.undecodable = 0
         self.retried = self.redelivered = self.restarts = 0
 
@@ -214,22 +207,13 @@ class Runner:
                 return
         if self._order_key is not None:
             try:
-                job.lane = self._order_key(event)
-                job.has_lane = True
-                parked = self._lanes.start(job.lane, job)
+                self.jobs.put_in_lane(job, self._order_key(event))
             except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
-                job.has_lane = False
                 self._bury_unstarted(job, exc)
-                return
-            if parked is not None:
-                return
         elif delivery.lane is not None and self._keeps_lanes:
-            job.lane, job.has_lane = (reader, delivery.lane), True
-            if self._lanes.start(job.lane, job) is not None:
-                return
-        self._queue.append(job)
-        if self._idle:
-            self._wake()
+            self.jobs.put_in_lane(job, (reader, delivery.lane))
+        else:
+            self.jobs.put(job)
 
     def refuse(self, delivery: Delivery, error: BaseException, reader: Reader) -> None:
         """Take in a message that no handler can get: it ends as a dead letter, at once."""
@@ -254,85 +238,15 @@ class Runner:
         self._bury_unstarted(job, error)
 
     def _bury_unstarted(self, job: Job, error: BaseException) -> None:
-        self.in_flight += 1
+        self.jobs.in_flight += 1
         self._give_up(job, error, attempts=job.delivery.failures, timed_out=False, unstarted=True)
 
-    # Giving out
-
-    def take(self) -> Job | None:
-        """The next job to start; ``None`` if there is none, or the handler is paused."""
-        if self._due or self._pauses.reasons or self._held:
-            if self._pauses.hold:
-                return None
-            if self._due:
-                if self._pauses:
-                    self._count_probe()
-                return self._due.popleft()
-            if self._held:
-                return None
-        while True:
-            if self._queue:
-                job = self._queue.popleft()
-            else:
-                ready = self._lanes.next_ready()
-                if ready is None:
-                    return None
-                job = ready[1]
-            if job.delivery.state is _PENDING:
-                self.in_flight += 1
-                if self._pauses.reasons:
-                    self._count_probe()
-                return job
-            # Its subscription broke, so it was given back; or a middleware has settled it.
-            self.released += 1
-            if job.has_lane:
-                self._leave_lane(job)
-
-    def _count_probe(self) -> None:
-        self._pauses.started()
-        self._adjust_readers()
-
-    async def wait_for_job(self) -> None:
-        """Wait until there may be a job."""
-        if self.is_stopping:
-            raise asyncio.CancelledError  # the handler took back the stop's cancellation
-        future = self.scope.loop.create_future()
-        self._idle.append(future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self._wake()  # the job that woke us is for another worker
-            raise
-        finally:
-            with suppress(ValueError):
-                self._idle.remove(future)
-
-    async def wait_for_job_until(self, until: float) -> bool:
-        """The same until loop time ``until``. Whether there may be one."""
-        scope = asyncio.timeout_at(until)
-        try:
-            async with scope:
-                await self.wait_for_job()
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            return False
-        return True
+    # How a job ends
 
     def untake(self, job: Job) -> None:
-        """Put a job back that was taken and not started: a stop came first."""
+        """End a job that was taken and can't go on: a stop came, or it is settled already."""
         self.released += 1
         self._end(job)
-
-    def _wake(self) -> None:
-        while self._idle:
-            future = self._idle.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
-
-    # How a job ends
 
     def succeeded(self, job: Job) -> None:
         """The handler returned, and what it gave is confirmed."""
@@ -342,9 +256,9 @@ class Runner:
             # It was nacked by hand, or was given back meanwhile: it comes again.
             self.released += 1
         # What `_end` does, with no call in between.
-        self.in_flight -= 1
+        self.jobs.in_flight -= 1
         if job.has_lane:
-            self._leave_lane(job)
+            self.jobs.leave_lane(job)
         if self._idle_watchers:
             self._look_whether_idle()
 
@@ -383,23 +297,7 @@ class Runner:
         elif self.is_stopping:
             self._give_back(job)
         else:
-            self._waiting.add(job)
-            if self._is_serial and not job.has_lane:
-                self._held.add(job)
-            job.timer = self.scope.loop.call_later(
-                delay, self._retry, job, context=self.timer_context
-            )
-
-    def _retry(self, job: Job) -> None:
-        self._waiting.discard(job)
-        job.timer = None
-        self._held.discard(job)
-        if job.delivery.state is _PENDING:
-            self._due.append(job)
-        else:
-            self.released += 1
-            self._end(job)
-        self._wake()  # also for those that it held up
+            self.jobs.retry_in(delay, job, self.untake)
 
     def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
         """Have it delivered again, with the failures so far where the broker can keep them."""
@@ -479,39 +377,34 @@ class Runner:
         self._end(job)
 
     def _end(self, job: Job) -> None:
-        self.in_flight -= 1
+        self.jobs.in_flight -= 1
         if job.has_lane:
-            self._leave_lane(job)
+            self.jobs.leave_lane(job)
         if self._idle_watchers:
             self._look_whether_idle()
-
-    def _leave_lane(self, job: Job) -> None:
-        job.has_lane = False
-        if self._lanes.release(job.lane):
-            self._wake()
 
     # Pausing
 
     def pause(self, by: object, reason: str) -> None:
         """Start nothing more, and receive nothing more, until whoever paused it resumes it."""
-        self._pauses.add(by, reason)
+        self.jobs.pauses.add(by, reason)
         self._adjust_readers()
 
     def resume(self, by: object) -> None:
         """Go on, unless somebody else paused it too."""
-        if self._pauses.remove(by):
+        if self.jobs.pauses.remove(by):
             self._go_on()
 
     def probe(self, by: object, count: int = 1) -> None:
         """Start this many more jobs, although ``by`` has paused it; others' pauses hold."""
-        if self._pauses.let(by, count):
+        if self.jobs.pauses.let(by, count):
             self._go_on()
 
     def _go_on(self) -> None:
         if not self.is_paused:
             self._adjust_readers()
             for _ in range(self.options.concurrency):
-                self._wake()
+                self.jobs.wake()
 
     def _adjust_readers(self) -> None:
         for reader in self.readers:
@@ -520,19 +413,14 @@ class Runner:
     @property
     def is_paused(self) -> bool:
         """Whether it starts nothing."""
-        return self._pauses.hold
+        return self.jobs.pauses.hold
 
     # Looking at it
 
     @property
-    def buffered(self) -> int:
-        """Messages that wait for their first attempt here."""
-        return len(self._queue) + len(self._lanes)
-
-    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs, no thread included."""
-        return not (self.in_flight or self.buffered or self._overdue)
+        return not (self.jobs.in_flight or self.jobs.buffered or self._overdue)
 
     def _look_whether_idle(self) -> None:
         if self.is_idle:
@@ -570,10 +458,10 @@ class Runner:
             failed=self.failed,
             skipped=self.skipped,
             cancelled=self.cancelled,
-            released=self.released,
+            released=self.released + self.jobs.lapsed,
             abandoned=self.abandoned,
-            buffered=self.buffered,
-            in_flight=self.in_flight,
+            buffered=self.jobs.buffered,
+            in_flight=self.jobs.in_flight,
             dead_lettered=self.dead_lettered,
             timed_out=self.timed_out,
             undecodable=self.undecodable,
@@ -584,14 +472,16 @@ class Runner:
 
     def health(self) -> HandlerHealth:
         """How it is."""
-        state, reason = "running", ""
+        state, reason, pauses = "running", "", self.jobs.pauses.reasons
         if self.is_stopping:
-            state = "stopping" if self._workers or self.in_flight else "stopped"
+            state = "stopping" if self._workers or self.jobs.in_flight else "stopped"
         elif not self.ready.done():
             state = "starting"
         elif self.ready.exception() is not None:
             state, reason = "failed", str(self.ready.exception())
-        elif stalls := [why for by, why in self._pauses.reasons.items() if isinstance(by, Burial)]:
+        elif stalls := [
+            why for by, why in self.jobs.pauses.reasons.items() if isinstance(by, Burial)
+        ]:
             state, reason = "stalled", stalls[0]
         else:
             for reader in self.readers:
@@ -599,8 +489,8 @@ class Runner:
                     state, reason = reader.state, reader.reason
                     break
             else:
-                if self._pauses:
-                    state, reason = "paused", next(iter(self._pauses.reasons.values()))
+                if pauses:
+                    state, reason = "paused", next(iter(pauses.values()))
         return HandlerHealth(name=self.name, state=state, reason=reason)
 
     # Stopping
@@ -617,25 +507,17 @@ class Runner:
 
     def stop_starting(self) -> None:
         """Start nothing more: what waits is given back."""
-        for job in (*self._queue, *self._lanes.clear()):
-            job.has_lane = False  # the lanes of those that run are released by them
-            self.released += 1
-        self._queue.clear()
-        for job in (*self._due, *self._waiting):
-            if job.timer is not None:
-                job.timer.cancel()
-                job.timer = None
+        unstarted, again = self.jobs.clear()
+        self.released += len(unstarted)
+        for job in again:
             self._give_back(job)
-        self._due.clear()
-        self._waiting.clear()
-        self._held.clear()
         self._look_whether_idle()
 
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""
         if not self.is_stopping:
             self.handling.close()
-        self.is_stopping = True
+        self.is_stopping = self.jobs.is_closed = True
         if not self.ready.done() and self._keeper is not None:
             self._keeper.cancel()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Attempt
 from eventflow.lifecycle.worker import HandlerWorker, changed
@@ -61,8 +61,9 @@ class Worker(HandlerWorker):
             await self._run_batches(self._runner.options.batch)
             return
         runner, call, clock, references = self._runner, self._call, self.clock, sys.getrefcount
-        cancelling, plain = task.cancelling, runner.handling.plain
-        cell, before = cast("Any", None), self.context
+        jobs, cancelling, plain = runner.jobs, task.cancelling, runner.handling.plain
+        before = self.context
+        cell: Any = None
         failure: BaseException | None
         tree: object = None
         of_tree = of_cell = 0
@@ -75,12 +76,12 @@ class Worker(HandlerWorker):
                     await asyncio.sleep(0)
                     now = clock()
                     slice_end = now + SLICE_S
-                job = runner.take()
+                job = jobs.take()
                 if job is None:
                     self.attempt = None
                     if cell:
                         cell.item = None  # an idle worker keeps no event alive
-                    await runner.wait_for_job()
+                    await jobs.wait()
                     now = clock()
                     slice_end = now + SLICE_S
                     continue
@@ -181,22 +182,22 @@ class Worker(HandlerWorker):
 
     async def _gather(self, size: int) -> None:
         """Wait for a first message, then for more, until there are enough or it takes too long."""
-        runner, jobs = self._runner, self.batch
+        runner, jobs, batch = self._runner, self._runner.jobs, self.batch
         until: float | None = None
         try:
-            while len(jobs) < size:
-                job = runner.take()
+            while len(batch) < size:
+                job = jobs.take()
                 if job is not None:
-                    jobs.append(job)
+                    batch.append(job)
                     if until is None:
                         until = self.clock() + runner.options.max_wait
                 elif until is None:
-                    await runner.wait_for_job()
-                elif not await runner.wait_for_job_until(until):
+                    await jobs.wait()
+                elif not await jobs.wait_until(until):
                     return
         except asyncio.CancelledError:
             self.batch = []
-            for job in jobs:
+            for job in batch:
                 runner.untake(job)
             raise
 

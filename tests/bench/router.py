@@ -24,7 +24,8 @@ from tests.bench.harness import Figure, Settings, Spread, clean, ratios, rounds
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from eventflow.messaging.middleware import CallNext, Delivery, Subscriber
+    from eventflow.messaging import Delivery, Subscriber
+    from eventflow.messaging.middleware import CallNext
 
 __all__ = ("handlers", "middlewares", "router")
 

@@ -1,0 +1,188 @@
+"""What waits for a handler, and which of it may start next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from eventflow.lifecycle.lanes import Lanes
+from eventflow.messaging._pauses import Pauses
+from eventflow.messaging.settlement import SettlementState
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable, Hashable
+
+    from eventflow.messaging._job import Job
+
+__all__ = ("Jobs",)
+
+_PENDING = SettlementState.PENDING
+
+
+class Jobs:
+    """The jobs of one handler, from when it took them in to their end.
+
+    Jobs in one lane start one after another, and the next waits for the end of the one before,
+    its retries included. Where ``is_serial``, what waits for a retry holds up all.
+
+    Attributes:
+        in_flight: Jobs that were taken and have not ended.
+        lapsed: Jobs that were settled, or given back, before they started.
+        pauses: Who has paused the handler.
+        is_closed: Who waits for a job gets none any more.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_serial: bool,
+        timer_context: contextvars.Context,
+        on_probe: Callable[[], None],
+    ) -> None:
+        self.in_flight = 0
+        self.lapsed = 0
+        self.pauses = Pauses()
+        self.is_closed = False
+        self._loop = loop
+        self._is_serial = is_serial
+        self._timer_context = timer_context
+        self._on_probe = on_probe
+        # Those that may start, those behind others in their lane, and those before a retry: due
+        # now, waiting for it, and holding up all others meanwhile.
+        self._queue: deque[Job] = deque()
+        self._lanes: Lanes = Lanes()
+        self._due: deque[Job] = deque()
+        self._waiting: set[Job] = set()
+        self._held: set[Job] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def buffered(self) -> int:
+        """Jobs that wait for their first attempt."""
+        return len(self._queue) + len(self._lanes)
+
+    def put(self, job: Job) -> None:
+        """Let a job wait, behind what is there."""
+        self._queue.append(job)
+        if self._idle:
+            self.wake()
+
+    def put_in_lane(self, job: Job, lane: Hashable) -> None:
+        """Let it wait for what is in its lane, too; raises what the hash of the lane raises."""
+        if self._lanes.start(lane, job) is None:
+            self.put(job)
+        job.lane, job.has_lane = lane, True
+
+    def take(self) -> Job | None:
+        """The next job to start; ``None`` if there is none, or the handler is paused."""
+        if self._due or self.pauses.reasons or self._held:
+            if self.pauses.hold:
+                return None
+            if self._due:
+                if self.pauses:
+                    self._count_probe()
+                return self._due.popleft()
+            if self._held:
+                return None
+        while True:
+            if self._queue:
+                job = self._queue.popleft()
+            else:
+                ready = self._lanes.next_ready()
+                if ready is None:
+                    return None
+                job = ready[1]
+            if job.delivery.state is _PENDING:
+                self.in_flight += 1
+                if self.pauses.reasons:
+                    self._count_probe()
+                return job
+            # Its subscription broke, so it was given back; or a middleware has settled it.
+            self.lapsed += 1
+            if job.has_lane:
+                self.leave_lane(job)
+
+    def _count_probe(self) -> None:
+        self.pauses.started()
+        self._on_probe()
+
+    async def wait(self) -> None:
+        """Wait until there may be a job."""
+        if self.is_closed:
+            raise asyncio.CancelledError  # the handler took back the stop's cancellation
+        future = self._loop.create_future()
+        self._idle.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.wake()  # the job that woke us is for another worker
+            raise
+        finally:
+            with suppress(ValueError):
+                self._idle.remove(future)
+
+    async def wait_until(self, until: float) -> bool:
+        """The same until loop time ``until``. Whether there may be one."""
+        scope = asyncio.timeout_at(until)
+        try:
+            async with scope:
+                await self.wait()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return False
+        return True
+
+    def wake(self) -> None:
+        """Wake one that waits for a job."""
+        while self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def retry_in(self, delay: float, job: Job, lapsed: Callable[[Job], None]) -> None:
+        """Let a job start again after ``delay`` seconds, unless it is settled by then."""
+        self._waiting.add(job)
+        if self._is_serial and not job.has_lane:
+            self._held.add(job)
+        job.timer = self._loop.call_later(
+            delay, self._retry, job, lapsed, context=self._timer_context
+        )
+
+    def _retry(self, job: Job, lapsed: Callable[[Job], None]) -> None:
+        self._waiting.discard(job)
+        job.timer = None
+        self._held.discard(job)
+        if job.delivery.state is _PENDING:
+            self._due.append(job)
+        else:
+            lapsed(job)
+        self.wake()  # also for those that it held up
+
+    def leave_lane(self, job: Job) -> None:
+        """Let the next one of its lane start."""
+        job.has_lane = False
+        if self._lanes.release(job.lane):
+            self.wake()
+
+    def clear(self) -> tuple[list[Job], list[Job]]:
+        """Take everything away: what was never started, and what waited for a retry."""
+        unstarted = [*self._queue, *self._lanes.clear()]
+        for job in unstarted:
+            job.has_lane = False  # the lanes of those that run are released by them
+        again = [*self._due, *self._waiting]
+        for job in again:
+            if job.timer is not None:
+                job.timer.cancel()
+                job.timer = None
+        self._queue.clear()
+        self._due.clear()
+        self._waiting.clear()
+        self._held.clear()
+        return unstarted, again

@@ -21,6 +21,7 @@ __all__ = (
     "event_capture",
     "no_leaks",
     "pytest_addoption",
+    "pytest_collection_finish",
     "pytest_configure",
     "pytest_generate_tests",
     "pytest_terminal_summary",
@@ -64,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "stress: a test of the contract suite that EVENTFLOW_STRESS=1 gives its full size",
     )
+    config.stash[_LOOPS] = _VirtualLoops()
     if config.getini("eventflow_leak_check"):
         config.pluginmanager.register(_LeakCheckOfEachTest())
 
@@ -71,42 +73,62 @@ def pytest_configure(config: pytest.Config) -> None:
 # ------------------------------------------------------------------------- virtual clock
 
 
-class _VirtualLoopFactory:
-    """A plugin for as long as one test is generated."""
+class _VirtualLoops:
+    """A plugin that is there while marked tests are generated.
 
-    def __init__(self, factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
-        self._factory = factory
+    pytest-asyncio asks its hook for loop factories while it generates a test, and takes any
+    implementation as meant for every test. So ours is registered for marked ones only; for a
+    row of them once, because that takes longer than generating a test.
+    """
+
+    def __init__(self) -> None:
+        self._factory: Callable[[], asyncio.AbstractEventLoop] | None = None
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_asyncio_loop_factories(
         self,
     ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        assert self._factory is not None
         return {"virtual_clock": self._factory}
+
+    def use(
+        self,
+        factory: Callable[[], asyncio.AbstractEventLoop] | None,
+        manager: pytest.PytestPluginManager,
+    ) -> None:
+        """Give this one from now on; ``None``: be gone."""
+        if factory is None and self._factory is not None:
+            manager.unregister(self)
+        elif factory is not None and self._factory is None:
+            manager.register(self)
+        self._factory = factory
+
+
+_LOOPS = pytest.StashKey[_VirtualLoops]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, object]:
-    """Have pytest-asyncio make the loop of a marked test with our factory.
-
-    pytest-asyncio asks its hook for loop factories while it generates a test, and takes any
-    implementation as meant for every test. So ours exists only for a marked one.
-    """
+    """Have pytest-asyncio make the loop of a marked test with our factory."""
+    config = metafunc.config
     marker = metafunc.definition.get_closest_marker("virtual_clock")
     if marker is None:
+        config.stash[_LOOPS].use(None, config.pluginmanager)
         return (yield)
     from eventflow.testing.virtual_clock import VirtualClockLoop  # noqa: PLC0415 - on first use
 
     options: dict[str, Any] = dict(marker.kwargs)
-    seed = metafunc.config.getoption("virtual_clock_seed")
+    seed = config.getoption("virtual_clock_seed")
     if seed is not None:
         options["seed"] = seed
-    plugin = _VirtualLoopFactory(functools.partial(VirtualClockLoop, *marker.args, **options))
-    manager = metafunc.config.pluginmanager
-    manager.register(plugin)
-    try:
-        return (yield)
-    finally:
-        manager.unregister(plugin)
+    factory = functools.partial(VirtualClockLoop, *marker.args, **options)
+    config.stash[_LOOPS].use(factory, config.pluginmanager)
+    return (yield)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Every test is generated."""
+    session.config.stash[_LOOPS].use(None, session.config.pluginmanager)
 
 
 # ---------------------------------------------------------------------------- leak check

@@ -277,9 +277,13 @@ class BusError(EventFlowError):
 class BusNotEnteredError(BusError, RuntimeError):
     """The bus was used before ``async with bus:`` was entered."""
 
+    retriable = True
+
 
 class BusClosedError(BusError, RuntimeError):
     """The bus (or the subscription) is stopping, or was left; nothing is taken in any more."""
+
+    retriable = True
 
 
 class WrongLoopError(BusError, RuntimeError):
@@ -336,6 +340,8 @@ class ResourceError(BusError, RuntimeError):
         subscription: Name of the subscription.
     """
 
+    retriable = True
+
     def __init__(self, *args: object, subscription: str = "") -> None:
         super().__init__(*args)
         self.subscription = subscription
@@ -369,6 +375,8 @@ class PublishError(EventFlowError):
         unknown: Ids of those that may be; publishing them again may store them twice.
     """
 
+    retriable = True
+
     def __init__(
         self,
         *args: object,
@@ -391,8 +399,6 @@ class PublishTimeoutError(PublishError, TimeoutError):
         event_id: Id of the event, where it is one.
         waited_s: Seconds waited.
     """
-
-    retriable = True
 
     def __init__(
         self,
@@ -417,6 +423,8 @@ class MessageTooLargeError(PublishError, ValueError):
         size: Bytes of its payload.
         limit: Most bytes that the broker takes.
     """
+
+    retriable = False
 
     def __init__(
         self,
@@ -446,6 +454,8 @@ class BrokerConnectionError(BrokerError, ConnectionError):
 class BrokerClosedError(BrokerError, RuntimeError):
     """A broker was used before it was entered, or after it was left."""
 
+    retriable = True
+
 
 class SettleError(BrokerError):
     """The broker did not get an ack or a nack, or does not know the delivery any more.
@@ -455,6 +465,8 @@ class SettleError(BrokerError):
     Attributes:
         message_id: Id of the message.
     """
+
+    retriable = True
 
     def __init__(self, *args: object, message_id: str = "") -> None:
         super().__init__(*args)

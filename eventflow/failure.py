@@ -14,7 +14,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from eventflow.errors import InvalidHandlerError, InvalidOptionError, Permanent, RetryAfter
+from eventflow.errors import (
+    EventFlowError,
+    InvalidHandlerError,
+    InvalidOptionError,
+    Permanent,
+    RetryAfter,
+)
 from eventflow.events import Event
 from eventflow.lifecycle.callables import check_handler, is_async
 
@@ -42,7 +48,9 @@ class Retry:
         max_delay: Longest wait in seconds.
         jitter: Share of the wait by which it varies either way; 0 to 1.
         on: Exception types that are retried. A `asyncio.CancelledError` that the handler let
-            out by itself (a task of its own was cancelled) is an ordinary failure.
+            out by itself (a task of its own was cancelled) is an ordinary failure. An error of
+            eventflow's that says it is not ``retriable``, such as a `MessageTooLargeError`, is
+            given up at once, unless one of eventflow's own types is named here that fits.
         never: Exception types that are not, even if ``on`` has them.
     """
 
@@ -90,7 +98,7 @@ class Retry:
             return None
         if isinstance(error, RetryAfter):
             return error.seconds
-        if not isinstance(error, self.on):
+        if not isinstance(error, self.on) or self._is_hopeless(error):
             return None
         try:
             wait = min(self.max_delay, self.initial * self.multiplier ** (attempt - 1))
@@ -98,6 +106,21 @@ class Retry:
             wait = self.max_delay
         spread = self.jitter * (2 * random.random() - 1)  # noqa: S311 - not for secrets
         return min(self.max_delay, wait * (1 + spread))
+
+    def _is_hopeless(self, error: BaseException) -> bool:
+        if not isinstance(error, EventFlowError) or error.retriable:
+            return False
+        named = tuple(kind for kind in self.on if issubclass(kind, EventFlowError))
+        return not isinstance(error, named)
+
+
+def _check_then(then: object) -> None:
+    if then is not None and not isinstance(then, (Log, DeadLetter, CallOnFailure)):
+        raise InvalidOptionError(
+            "FailurePolicy(then=…) takes Log(), DeadLetter() or CallOnFailure(callback), not "
+            f"{then!r}",
+            option="then",
+        )
 
 
 def _are_exception_classes(value: Any) -> bool:
@@ -128,6 +151,20 @@ class DeadLetter:
 
     topic: str | None = None
     publisher: Any = None
+
+    def __post_init__(self) -> None:
+        topic: object = self.topic
+        if topic is not None and not isinstance(topic, str):
+            raise InvalidOptionError(
+                f"DeadLetter(topic) takes the name of a topic, not {topic!r}", option="topic"
+            )
+        publisher = self.publisher
+        if publisher is not None and not callable(getattr(publisher, "publish", None)):
+            raise InvalidOptionError(
+                "DeadLetter(publisher=…) takes what broker.publisher() returns, not "
+                f"{type(publisher).__name__}",
+                option="publisher",
+            )
 
     def topic_for(self, topic: str) -> str:
         """Where the dead letters of a topic go."""
@@ -168,6 +205,15 @@ class FailurePolicy:
 
     retry: Retry | None = None
     then: Log | DeadLetter | CallOnFailure | None = None
+
+    def __post_init__(self) -> None:
+        retry: object = self.retry
+        if retry is not None and not isinstance(retry, Retry):
+            raise InvalidOptionError(
+                f"FailurePolicy(retry=…) takes a Retry, such as Retry(attempts=3), not {retry!r}",
+                option="retry",
+            )
+        _check_then(self.then)
 
     @staticmethod
     def log() -> FailurePolicy:

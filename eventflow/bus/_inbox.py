@@ -387,6 +387,11 @@ class Inbox:
         """Whether nothing is buffered, in flight or waiting for room, and no thread is out."""
         return not (self.queue or self.lanes or self.turns or self.overdue or self.in_flight)
 
+    @property
+    def is_being_stopped(self) -> bool:
+        """Whether whoever cancels a worker now means to end it."""
+        return self.closed or self._supervisor.is_being_cancelled
+
     def outlived(self, ended: asyncio.Future[None], context: Context) -> None:
         """A thread goes on after its attempt, until ``ended`` is done."""
         self.overdue.add(ended)

@@ -294,7 +294,7 @@ class Worker(HandlerWorker):
         while True:
             number = self.attempt.number
             ended_at = self.clock()
-            stopped, timed_out = self.judge(error, is_stopping=self._inbox.closed)
+            stopped, timed_out = self.judge(error)
             if stopped and isinstance(error, asyncio.CancelledError):
                 self._cut(item)
                 raise error

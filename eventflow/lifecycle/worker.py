@@ -39,6 +39,11 @@ class _Home(Protocol):
     @property
     def timeout(self) -> float | None: ...
 
+    @property
+    def is_being_stopped(self) -> bool:
+        """Whether whoever cancels a worker now means to end it."""
+        ...
+
     def outlived(self, ended: asyncio.Future[None], context: Context) -> None:
         """A thread goes on after its attempt, until ``ended`` is done."""
         ...
@@ -111,7 +116,7 @@ class HandlerWorker(AttemptGuard):
         if self.timer is None:
             self.arm(attempt.started)
 
-    def judge(self, error: BaseException | None, *, is_stopping: bool) -> tuple[bool, bool]:
+    def judge(self, error: BaseException | None) -> tuple[bool, bool]:
         """Settle an attempt: whether the worker has to stop, and whether the attempt timed out.
 
         Raises:
@@ -124,14 +129,15 @@ class HandlerWorker(AttemptGuard):
         stopped = ended in ("stopped", "timed_out_and_stopped")
         if self.abandoned:
             raise asyncio.CancelledError
-        if stopped and not (
-            is_stopping or error is None or isinstance(error, asyncio.CancelledError)
-        ):
-            # No stop of ours. Before Python 3.13, a TaskGroup whose child fails while it
-            # waits for its children leaves the cancel of its parent behind.
+        timed_out = ended in ("timed_out", "timed_out_and_stopped")
+        own = timed_out or not isinstance(error, asyncio.CancelledError)
+        if stopped and error is not None and own and not self._home.is_being_stopped:
+            # No stop: the handler has cancelled its own task. Before Python 3.13, a TaskGroup
+            # whose child fails while it waits for its children leaves the cancel of its parent
+            # behind.
             self.take_back()
             stopped = False
-        return stopped, ended in ("timed_out", "timed_out_and_stopped")
+        return stopped, timed_out
 
     def timeout_error(self, cause: BaseException | None) -> HandlerTimeoutError:
         """The error of an attempt that timed out."""

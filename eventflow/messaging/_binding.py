@@ -97,7 +97,13 @@ class Binding:
         if publish_topic is not None:
             validate_topic(publish_topic)
         for topic in topics:
-            validate_topic(DeadLetter.topic_for(_dead(checked), topic))
+            letters = _dead(checked)
+            if validate_topic(letters.topic_for(topic)) == topic and letters.publisher is None:
+                raise InvalidOptionError(
+                    f"{name}: dead letters of {topic!r} would go to {topic!r}, and come back: give "
+                    "DeadLetter another topic",
+                    option="on_failure",
+                )
         return cls(name, handler, events, topics, subscriber, publisher, publish_topic, checked)
 
 

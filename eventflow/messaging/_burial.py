@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from eventflow._cause import Attempt, current_cause
 from eventflow._log import EventLogger, shown
-from eventflow.errors import HandlerTimeoutError
-from eventflow.messaging.dead_letter import dead_letter
+from eventflow.errors import HandlerTimeoutError, MessageTooLargeError
+from eventflow.messaging.dead_letter import MAX_TEXT, dead_letter
 
 if TYPE_CHECKING:
     from eventflow.failure import FailureCallback
@@ -27,6 +27,9 @@ log = EventLogger("eventflow.router")
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
+SHORT_TEXT = 50
+"""Longest text of ours in a dead letter that was too large with longer ones."""
+
 
 class Burial:
     """Ends one message for good.
@@ -35,6 +38,7 @@ class Burial:
         job: The message.
         callback: Whom to call; ``None``: it is dead-lettered.
         is_done: Whether it was.
+        is_waiting: Whether it could not be done, and waits to try again.
         timed_out: Whether its last attempt timed out.
         unstarted: Whether it reached no handler.
     """
@@ -49,7 +53,8 @@ class Burial:
     ) -> None:
         self.job = job
         self.callback = callback
-        self.is_done = self.timed_out = self.unstarted = False
+        self.is_done = self.is_waiting = self.timed_out = self.unstarted = False
+        self._longest = MAX_TEXT
         self._runner = runner
         self._error = error
         self._attempts = attempts
@@ -73,9 +78,16 @@ class Burial:
             else:
                 self.is_done = True
                 return
+            if isinstance(failure, MessageTooLargeError) and self._longest > SHORT_TEXT:
+                self._longest = SHORT_TEXT
+                continue
             self._report(failure, wait)
-            runner.pause(self, f"message {job.delivery.message.id!r} can't be ended: {failure!r}")
+            runner.pause(
+                self, f"message {job.delivery.message.id!r} can't be ended: {shown(failure)}"
+            )
+            self.is_waiting = True
             await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
+            self.is_waiting = False
             wait = min(wait * 2, LONGEST_WAIT_S)
 
     async def _once(self) -> None:
@@ -88,14 +100,15 @@ class Burial:
                 group=str(job.reader.subscriber.group),
                 attempts=self._attempts,
                 first_failed_at=job.first_failed_at,
+                longest=self._longest,
             )
             topic = runner.binding.dead_letters.topic_for(job.delivery.topic)
-            await job.reader.dead_letters.publish(topic, letter)
+            await runner.dead_letters_of(job.reader).publish(topic, letter)
             return
         scope = asyncio.timeout(runner.timeout)
         try:
             async with scope:
-                await self.callback(job.event, self._error, self._attempts)
+                await self.callback(runner.argument(job), self._error, self._attempts)
         except TimeoutError as exc:
             if not scope.expired():
                 raise

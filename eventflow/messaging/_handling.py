@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from eventflow._log import EventLogger
 from eventflow.lifecycle.callables import is_async
 from eventflow.messaging._outputs import Outputs
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from eventflow.messaging._job import Job
     from eventflow.messaging._worker import Worker
     from eventflow.messaging.batch import Batch
+    from eventflow.messaging.codec import Codec
     from eventflow.messaging.delivery import Delivery
     from eventflow.messaging.middleware.protocol import HandlerControls
 
 __all__ = ("Handling",)
+
+log = EventLogger("eventflow.router")
 
 
 class Handling:
@@ -30,13 +34,15 @@ class Handling:
         middlewares: Sequence[Any],
         controls: HandlerControls,
         threads: ThreadRunner,
+        codec: Codec,
     ) -> None:
+        self._name = binding.name
         self._handler = binding.handler
         self._takes_message = binding.takes_message
         self._is_async = is_async(binding.handler)
         self._threads = threads
         self._resource: tuple[object, ...] = ()
-        self._outputs = Outputs(binding)
+        self._outputs = Outputs(binding, codec)
         # One that wants something of its own for each handler is asked for it, once.
         self._middlewares = [
             m.for_handler(controls) if hasattr(m, "for_handler") else m for m in middlewares
@@ -93,7 +99,10 @@ class Handling:
         """Tell the middlewares that the handler stops."""
         for middleware in self._middlewares:
             if (close := getattr(middleware, "close", None)) is not None:
-                close()
+                try:
+                    close()
+                except Exception as exc:  # noqa: BLE001 - the user's own: the stop goes on
+                    log.error("eventflow.middleware_failed", error=exc, subscription=self._name)
 
 
 def _around(

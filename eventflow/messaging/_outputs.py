@@ -9,11 +9,12 @@ from eventflow._cause import current_cause, envelope
 from eventflow.errors import RouterError
 from eventflow.events import Event
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import JsonCodec, message_of
+from eventflow.messaging.codec import message_of
 from eventflow.messaging.message import Message
 
 if TYPE_CHECKING:
     from eventflow.messaging._binding import Binding
+    from eventflow.messaging.codec import Codec
     from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Outputs",)
@@ -27,9 +28,9 @@ class Outputs:
             events returns is ignored, as on the bus; a transform's is published.
     """
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(self, binding: Binding, codec: Codec) -> None:
         self._binding = binding
-        self._codec = JsonCodec()
+        self._codec = codec
         self.are_looked_at = binding.publisher is not None or binding.takes_message
 
     async def publish(self, given: object, delivery: Delivery) -> None:

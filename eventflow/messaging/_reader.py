@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Undecoded
 from eventflow._log import EventLogger, shown
 from eventflow.errors import (
+    BrokerClosedError,
     ConfigurationError,
     EventFlowError,
     UnknownEventError,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from eventflow.messaging._runner import Runner
     from eventflow.messaging._scope import Scope
-    from eventflow.messaging.codec import Codec
     from eventflow.messaging.delivery import Delivery
     from eventflow.messaging.features import Features
     from eventflow.messaging.protocols import Deliveries, Publisher, Subscriber
@@ -43,6 +42,9 @@ LOOK_UP_EVERY = 16
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
+GIVEN_BACK_S = 1.0
+"""Until a message comes again whose handler was stopped while others read its topic."""
+
 _SHOWN = 80
 
 
@@ -52,7 +54,7 @@ class Reader:
     Attributes:
         subscriber: How it reads.
         topic: What it reads.
-        dead_letters: Where its dead letters go.
+        publisher: To the broker it reads from.
         state: ``starting``, ``running``, ``reconnecting``, ``failed`` or ``stopped``.
         reason: Why it is not running.
         first: Done when it has subscribed, or can't.
@@ -62,18 +64,20 @@ class Reader:
         self.subscriber = subscriber
         self.topic = topic
         self.features: Features = subscriber.features
-        self.dead_letters: Publisher = subscriber.publisher()
+        self.publisher: Publisher = subscriber.publisher()
         self.state = "starting"
         self.reason = ""
         self.first: asyncio.Future[None] = scope.loop.create_future()
         self._scope = scope
-        self._codec: Codec = JsonCodec()
+        self._codec = scope.codec
         self._by_name: dict[str, tuple[Runner, Callable[..., Event]]] = {}
         self._raw: Runner | None = None
+        self._gone: set[str] = set()
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
         self._receives = False
+        self._since = 0.0
         self._leave: asyncio.Future[None] = scope.loop.create_future()
 
     # What is bound to it
@@ -84,8 +88,8 @@ class Reader:
         bound = {runner for runner, _ in self._by_name.values()}
         return bound if self._raw is None else {self._raw}
 
-    def bind(self, runner: Runner) -> None:
-        """Let a handler have what it is bound to."""
+    def bind(self, runner: Runner) -> asyncio.Future[None]:
+        """Let a handler have what it is bound to. Returns what is done when it receives."""
         if runner.binding.takes_message:
             self._raw = runner
         for event in runner.binding.events:
@@ -96,17 +100,51 @@ class Reader:
                     if isinstance(self._codec, JsonCodec)
                     else partial(self._codec.decode, event)
                 )
-                self._by_name[event_name(event)] = (runner, read)
-        then = runner.binding.dead_letters
-        if then.publisher is not None:
-            self.dead_letters = then.publisher
+                name = event_name(event)
+                self._by_name[name] = (runner, read)
+                self._gone.discard(name)
         runner.readers.append(self)
+        if self._deliveries is None:
+            return self.first
+        # It is subscribed already: nothing is received until the newcomer's dead letters are safe.
+        admitted: asyncio.Future[None] = self._scope.loop.create_future()
+        runner.pause(self, f"finding out whether dead letters of {self.topic!r} can be stored")
+        self._scope.supervisor.spawn(self._admit(runner, admitted), f"admit:{runner.name}")
+        return admitted
+
+    async def _admit(self, runner: Runner, admitted: asyncio.Future[None]) -> None:
+        wait = FIRST_WAIT_S
+        try:
+            while True:
+                try:
+                    await self._prepare_dead_letters(runner)
+                except Exception as exc:  # noqa: BLE001 - judged in _report
+                    if not self._report(exc, wait):
+                        admitted.set_exception(exc)
+                        admitted.exception()  # raised by whoever waits
+                        return
+                else:
+                    admitted.set_result(None)
+                    runner.resume(self)
+                    return
+                await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
+                wait = min(wait * 2, LONGEST_WAIT_S)
+        finally:
+            if not admitted.done():
+                admitted.cancel()
 
     def unbind(self, runner: Runner) -> None:
-        """Forget a handler that was stopped."""
-        self._by_name = {n: b for n, b in self._by_name.items() if b[0] is not runner}
+        """Forget a handler that stops, while others read on; its messages are given back.
+
+        They come again a little later: to another member of the group, or to a handler that is
+        bound to them by then.
+        """
+        kept = {n: b for n, b in self._by_name.items() if b[0] is not runner}
+        self._gone |= self._by_name.keys() - kept.keys()
+        self._by_name = kept
         if self._raw is runner:
             self._raw = None
+        self.adjust()
 
     # Reading
 
@@ -126,24 +164,16 @@ class Reader:
                     problem = exc
                 if self._is_ending:
                     return
+                if self.state == "running" and self._scope.loop.time() - self._since > wait:
+                    wait = FIRST_WAIT_S  # it held for longer than it took to come back
                 self.reason = shown(problem)
-                was_running = self.state == "running"
-                retriable = not isinstance(problem, EventFlowError) or problem.retriable
-                self.state = "reconnecting" if retriable else "failed"
                 if not self.first.done():
                     self.first.set_exception(problem)
                     self.first.exception()  # raised by whoever waits
-                log.error(
-                    "eventflow.subscription_failed",
-                    error=problem,
-                    router=self._scope.name,
-                    topic=self.topic,
-                    retried_in_s=round(wait, 3) if retriable else None,
-                )
+                retriable = self._report(problem, wait)
+                self.state = "reconnecting" if retriable else "failed"
                 if not retriable:
                     return
-                if was_running:
-                    wait = FIRST_WAIT_S
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
                 wait = min(wait * 2, LONGEST_WAIT_S)
         finally:
@@ -151,6 +181,20 @@ class Reader:
                 self.state = "stopped"
             if not self.first.done():
                 self.first.cancel()
+
+    def _report(self, problem: Exception, wait: float) -> bool:
+        """Log why it does not receive. Whether trying again may help."""
+        retriable = not isinstance(problem, EventFlowError) or (
+            problem.retriable and not isinstance(problem, BrokerClosedError)
+        )
+        log.error(
+            "eventflow.subscription_failed",
+            error=problem,
+            router=self._scope.name,
+            topic=self.topic,
+            retried_in_s=round(wait, 3) if retriable else None,
+        )
+        return retriable
 
     async def _subscribe(self) -> None:
         runners = self.runners
@@ -161,7 +205,7 @@ class Reader:
             self.topic, max_in_flight=sum(bounds) if len(bounds) == len(runners) else None
         ) as deliveries:
             self._deliveries = deliveries
-            self.state, self.reason = "running", ""
+            self.state, self.reason, self._since = "running", "", self._scope.loop.time()
             if not self.first.done():
                 self.first.set_result(None)
             self.adjust()
@@ -176,14 +220,15 @@ class Reader:
         """Find out now, and not when something has failed, whether dead letters can be stored."""
         if isinstance(runner.options.on_failure.then, Log):
             return
-        ours, theirs = self.features.max_payload_bytes, self.dead_letters.features.max_payload_bytes
+        publisher = runner.dead_letters_of(self)
+        ours, theirs = self.features.max_payload_bytes, publisher.features.max_payload_bytes
         if theirs is not None and (ours is None or theirs < ours):
             raise ConfigurationError(
                 f"dead letters of {self.topic!r} can be too large for where they go: it takes "
                 f"{theirs:,} bytes, and the topic's messages may have "
                 f"{'any number' if ours is None else f'{ours:,}'}"
             )
-        await self.dead_letters.prepare(runner.binding.dead_letters.topic_for(self.topic))
+        await publisher.prepare(runner.binding.dead_letters.topic_for(self.topic))
 
     async def _receive(self, deliveries: Deliveries) -> None:
         loop = self._scope.loop
@@ -218,8 +263,7 @@ class Reader:
     def _dispatch(self, delivery: Delivery) -> None:
         raw = self._raw
         if raw is not None:
-            stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-            raw.offer(delivery, stand_in, self)
+            self._hand_on(raw, delivery)
             return
         name = delivery.message.metadata.get(meta.NAME)
         bound = self._by_name.get(name) if name is not None else self._only()
@@ -234,15 +278,28 @@ class Reader:
                 event_id=message.id,
                 occurred_at=message.metadata.get(meta.OCCURRED_AT, ""),
             )
-        except Exception as exc:  # noqa: BLE001 - a codec's own
+        except BaseException as exc:
+            # No cancellation comes in here, since nothing is awaited.
             runner.refuse(delivery, exc, self)
+            if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                raise
             return
         delivery.event = event
         runner.offer(delivery, event, self)
 
+    def _hand_on(self, runner: Runner, delivery: Delivery) -> None:
+        """Give a message to a handler that takes it as it came."""
+        stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
+        try:
+            delivery.message.payload  # noqa: B018 - a decorator's error comes out here
+        except Exception as exc:  # noqa: BLE001 - the user's own
+            runner.refuse(delivery, exc, self)
+        else:
+            runner.offer(delivery, stand_in, self)
+
     def _only(self) -> tuple[Runner, Callable[..., Event]] | None:
         """The class that a message without a name is of: the only one there is."""
-        if len(self._by_name) == 1:
+        if len(self._by_name) == 1 and not self._gone:
             return next(iter(self._by_name.values()))
         return None
 
@@ -250,6 +307,11 @@ class Reader:
         runners = sorted(self.runners, key=lambda runner: runner.name)
         if not runners:
             return  # its handlers were stopped; it is given back with the subscription
+        if name in self._gone or (not name and self._gone):
+            # Where it can't be given back for a while it is kept, and comes again in the end.
+            if self.features.nack_delay:
+                delivery.release(delay=GIVEN_BACK_S)
+            return
         skipping = [runner for runner in runners if runner.options.unknown == "skip"]
         if skipping:
             skipping[0].skip(delivery)
@@ -282,6 +344,8 @@ class Reader:
 
     def stop_receiving(self) -> None:
         """Take nothing in any more; what was received stays until `leave`."""
+        if self._is_ending:
+            return
         self._is_ending = True
         task = self._task
         if task is not None and not task.done() and (self._receives or self._deliveries is None):
@@ -294,9 +358,8 @@ class Reader:
             self._leave.set_result(None)
         return self._task
 
-    async def lag(self) -> int:
-        """What the group has not settled; 0 where that can't be told."""
-        with suppress(EventFlowError):
-            if self.features.lag:
-                return await self.subscriber.lag(self.topic)
-        return 0
+    def has_more(self, until: float) -> bool:
+        """Whether, as far as is known, something may be received before loop time ``until``."""
+        if self._deliveries is None or any(runner.is_paused for runner in self.runners):
+            return False
+        return self._deliveries.has_more(until)

@@ -17,16 +17,18 @@ from eventflow.messaging._handling import Handling
 from eventflow.messaging._job import Job
 from eventflow.messaging._jobs import Jobs
 from eventflow.messaging._worker import Worker
+from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from eventflow.events import Event
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
     from eventflow.messaging.delivery import Delivery
+    from eventflow.messaging.protocols import Publisher
 
 __all__ = ("Runner",)
 
@@ -53,6 +55,7 @@ class Runner:
         handling: How the handler is called.
         jobs: What waits for it.
         readers: Where its messages come from.
+        subscribed: Done, each, when it receives from one of these, or can't.
         is_stopping: It starts nothing more.
     """
 
@@ -66,12 +69,15 @@ class Runner:
         self.on_failure = binding.options.on_failure
         self.timer_context = contextvars.Context()
         self.readers: list[Reader] = []
+        self.subscribed: list[asyncio.Future[None]] = []
         self.is_stopping = False
         self.ready: asyncio.Future[None] = scope.loop.create_future()
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._leave: asyncio.Future[None] = scope.loop.create_future()
-        self.handling = Handling(binding, scope.middlewares_for(binding), self, scope.threads)
+        self.handling = Handling(
+            binding, scope.middlewares_for(binding), self, scope.threads, scope.codec
+        )
         options = binding.options
         self.jobs = Jobs(
             scope.loop,
@@ -118,6 +124,7 @@ class Runner:
                 await asyncio.shield(self._leave)
         except BaseException as exc:
             if not self.ready.done():
+                self._refuse_all("its resource could not be opened")
                 error = ResourceError(
                     f"the resource of handler {self.name!r} could not be opened: {shown(exc)}",
                     subscription=self.name,
@@ -131,6 +138,11 @@ class Runner:
                 )
             elif not self._leave.done():
                 raise
+
+    def _refuse_all(self, why: str) -> None:
+        """It can handle nothing: what it would get is for others in the group."""
+        self.pause(self, why)
+        self.stop_starting()
 
     def _start_worker(self) -> None:
         worker = Worker(self)
@@ -160,6 +172,12 @@ class Runner:
             "eventflow.worker_restarted", error=error, router=self.bus, subscription=self.name
         )
         self._start_worker()
+
+    async def wait_running(self) -> None:
+        """Wait until it receives from everywhere; raises why it can't."""
+        await asyncio.shield(self.ready)
+        for subscribed in tuple(self.subscribed):
+            await asyncio.shield(subscribed)
 
     # For middlewares
 
@@ -207,13 +225,20 @@ class Runner:
                 return
         if self._order_key is not None:
             try:
-                self.jobs.put_in_lane(job, self._order_key(event))
-            except Exception as exc:  # noqa: BLE001 - the user's function, or an unhashable key
+                self.jobs.put_in_lane(job, self._order_key(self.argument(job)))
+            except BaseException as exc:
+                # No cancellation comes in here, since nothing is awaited.
                 self._bury_unstarted(job, exc)
+                if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                    raise
         elif delivery.lane is not None and self._keeps_lanes:
             self.jobs.put_in_lane(job, (reader, delivery.lane))
         else:
             self.jobs.put(job)
+
+    def argument(self, job: Job) -> Any:
+        """What the user's functions get: the event, or the message if the handler takes those."""
+        return job.delivery.message if self.binding.takes_message else job.event
 
     def refuse(self, delivery: Delivery, error: BaseException, reader: Reader) -> None:
         """Take in a message that no handler can get: it ends as a dead letter, at once."""
@@ -241,10 +266,15 @@ class Runner:
         self.jobs.in_flight += 1
         self._give_up(job, error, attempts=job.delivery.failures, timed_out=False, unstarted=True)
 
+    def dead_letters_of(self, reader: Reader) -> Publisher:
+        """Where dead letters of what came from there go."""
+        return self.binding.dead_letters.publisher or reader.publisher
+
     # How a job ends
 
     def untake(self, job: Job) -> None:
         """End a job that was taken and can't go on: a stop came, or it is settled already."""
+        job.delivery.release()
         self.released += 1
         self._end(job)
 
@@ -304,6 +334,8 @@ class Runner:
         failures = job.number - 1
         if failures > job.delivery.failures and job.reader.features.recorded_failures:
             job.delivery.nack(delay=delay, failures=failures)
+        else:
+            job.delivery.release()
         self.released += 1
         self._end(job)
 
@@ -348,9 +380,26 @@ class Runner:
                 timed_out=burial.timed_out,
                 unstarted=burial.unstarted,
             )
-        else:
+        elif burial.job.delivery.release():
             self.released += 1
             self._end(burial.job)
+        else:
+            self._ended_elsewhere(burial.job)
+
+    def _ended_elsewhere(self, job: Job) -> None:
+        """It could not be ended here, and somebody has settled it meanwhile."""
+        if job.delivery.state is SettlementState.ACKED:
+            self.failed += 1
+            log.error(
+                "eventflow.message_lost",
+                router=self.bus,
+                subscription=self.name,
+                topic=job.delivery.topic,
+                event_id=job.delivery.message.id,
+            )
+        else:
+            self.released += 1
+        self._end(job)
 
     def _gave_up(
         self, job: Job, *, timed_out: bool, unstarted: bool, dead_lettered: bool = False
@@ -366,6 +415,7 @@ class Runner:
 
     def cut(self, job: Job) -> None:
         """A stop cut its attempt: it comes again."""
+        job.delivery.release()
         self.cancelled += 1
         log.warning(
             "eventflow.handler_cancelled",
@@ -496,18 +546,25 @@ class Runner:
     # Stopping
 
     @property
+    def is_being_stopped(self) -> bool:
+        """Whether whoever cancels a worker now means to end it."""
+        return self.is_stopping or self.scope.supervisor.is_being_cancelled
+
+    @property
     def tasks(self) -> Iterable[asyncio.Task[None]]:
         """The workers' tasks."""
         return self._workers.values()
 
     @property
-    def burials(self) -> Iterable[asyncio.Task[None]]:
+    def burials(self) -> Mapping[asyncio.Task[None], Burial]:
         """Tasks that store dead letters."""
-        return tuple(self._burials)
+        return self._burials
 
     def stop_starting(self) -> None:
         """Start nothing more: what waits is given back."""
         unstarted, again = self.jobs.clear()
+        for job in unstarted:
+            job.delivery.release()
         self.released += len(unstarted)
         for job in again:
             self._give_back(job)

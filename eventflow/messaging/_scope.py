@@ -7,19 +7,22 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from eventflow._log import EventLogger, flush_repeats
-from eventflow.errors import InvalidOptionError
-from eventflow.events import event_name
 from eventflow.lifecycle.supervisor import LAST_WAIT_S, Supervisor, cancel_and_wait
 from eventflow.lifecycle.threads import ThreadRunner
 from eventflow.messaging._reader import Reader
 from eventflow.messaging._runner import Runner
-from eventflow.messaging.decorators import innermost
-from eventflow.messaging.statistics import RouterHealth, RouterStatistics
+from eventflow.messaging.statistics import (
+    HandlerHealth,
+    HandlerStatistics,
+    RouterHealth,
+    RouterStatistics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from eventflow.messaging._binding import Binding
+    from eventflow.messaging.codec import Codec
     from eventflow.messaging.delivery import Delivery
     from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
     from eventflow.messaging.protocols import Subscriber
@@ -38,6 +41,7 @@ class Scope:
     Attributes:
         name: Name of the router.
         state: ``open``; ``closing`` while handlers finish; ``closed``.
+        codec: Between events and bodies.
         loop: The event loop.
         cancel_grace: Seconds between a handler's first and second cancellation.
     """
@@ -50,17 +54,23 @@ class Scope:
         cancel_grace: float,
         max_threads: int,
         middlewares: Sequence[Middleware | MiddlewareFactory],
+        codec: Codec,
     ) -> None:
         self.name = name
         self.pid = os.getpid()
         self.drain_timeout = drain_timeout
         self.cancel_grace = cancel_grace
+        self.codec = codec
         self.loop = asyncio.get_running_loop()
         self.state = "open"
         self.threads = ThreadRunner(self.loop, limit=max_threads, name=name)
         self.supervisor = Supervisor(name, on_stop=self._stop)
         self.runners: dict[str, Runner] = {}
         self._readers: dict[tuple[Subscriber, str], Reader] = {}
+        # Of handlers that were stopped alone: while they stop, and their counts afterwards.
+        self._stopping: dict[Runner, asyncio.Task[None]] = {}
+        self._leaving: set[Reader] = set()
+        self._gone: dict[str, HandlerStatistics] = {}
         self._middlewares = tuple(middlewares)
         self._abandoned: list[str] = []
         self._drain_until: float | None = None
@@ -85,7 +95,7 @@ class Scope:
                 if reader is None:
                     reader = self._readers[place] = Reader(binding.subscriber, topic, self)
                     readers[reader] = None
-                reader.bind(runner)
+                runner.subscribed.append(reader.bind(runner))
             runner.start()
         for reader in readers:
             reader.start()
@@ -98,9 +108,7 @@ class Scope:
             EventFlowError: One can't; of several the first.
         """
         for runner in tuple(self.runners.values()):
-            await asyncio.shield(runner.ready)
-        for reader in tuple(self._readers.values()):
-            await asyncio.shield(reader.first)
+            await runner.wait_running()
 
     # The end
 
@@ -109,11 +117,11 @@ class Scope:
         if self._drain_until is None:
             self.state = "closing"
             self._drain_until = self.loop.time() + self.drain_timeout
-        runners = tuple(self.runners.values())
+        runners = (*self.runners.values(), *self._stopping)
         await self._drain(runners, self._drain_until)
         until = self.loop.time() + self.cancel_grace
         await self.end(runners, until=until)
-        await self._leave_subscriptions(tuple(self._readers.values()), until)
+        await self._leave_subscriptions((*self._readers.values(), *self._leaving), until)
         rest = {task for task in self.supervisor.tasks if not self._is_given_up(task)}
         for task in await cancel_and_wait(rest, grace=LAST_WAIT_S):
             self.note_abandoned(task, None)
@@ -124,7 +132,7 @@ class Scope:
         flush_repeats()
 
     def _is_given_up(self, task: asyncio.Task[Any]) -> bool:
-        return any(task in runner.tasks for runner in self.runners.values())
+        return any(task in runner.tasks for runner in (*self.runners.values(), *self._stopping))
 
     async def _drain(self, runners: Sequence[Runner], until: float) -> None:
         """Take nothing in any more, and let handlers finish what they have begun.
@@ -140,12 +148,10 @@ class Scope:
                 runner.stop_starting()
         while passing and not self._is_cut(until):
             await self._wait_idle(runners, until)
-            lags = [await reader.lag() for reader in passing]
-            if not any(lags) and all(runner.is_idle for runner in runners):
-                break
             if all(runner.is_idle for runner in runners):
-                # Waiting at the broker: not delivered yet, delayed, or meant for nobody.
-                await self._wait_a_little(until)
+                if not any(reader.has_more(until) for reader in passing):
+                    break
+                await self._wait_a_little(until)  # for what is delayed
         for reader in passing:
             reader.stop_receiving()
         await self._wait_idle(runners, until)
@@ -176,13 +182,13 @@ class Scope:
         for runner in runners:
             runner.stop_starting()
             runner.close()
-        burials = {task for runner in runners for task in runner.burials}
         workers = {task for runner in runners for task in runner.tasks}
         pending = await cancel_and_wait(
-            workers | burials,
+            workers,
             grace=self.cancel_grace,
             spare_cancelled=self.supervisor.cancelled,
         )
+        await self._end_burials(runners, until)
         # Threads that outlived their attempt may use what is closed next.
         overdue = {ended for runner in runners for ended in runner.overdue}
         if overdue and (left := until - self.loop.time()) > 0:
@@ -197,6 +203,14 @@ class Scope:
             left = max(until - self.loop.time(), LAST_WAIT_S)
             await asyncio.wait(keepers, timeout=left)
 
+    async def _end_burials(self, runners: Sequence[Runner], until: float) -> None:
+        """Let dead letters that are on their way arrive; those that could not, come again."""
+        burials = {task: b for runner in runners for task, b in runner.burials.items()}
+        under_way = {task for task, burial in burials.items() if not burial.is_waiting}
+        if under_way and (left := until - self.loop.time()) > 0:
+            await asyncio.wait(under_way, timeout=left)
+        await cancel_and_wait(burials, grace=LAST_WAIT_S)
+
     async def _leave_subscriptions(self, readers: Sequence[Reader], until: float) -> None:
         leaving = {task for reader in readers if (task := reader.leave()) is not None}
         if leaving:
@@ -204,22 +218,34 @@ class Scope:
             await asyncio.wait(leaving, timeout=left)
 
     async def stop_handler(self, name: str) -> None:
-        """Stop one handler, and nothing that it does not own."""
-        runner = self.runners[name]
-        until = self.loop.time() + self.drain_timeout
-        alone = [reader for reader in runner.readers if reader.runners == {runner}]
-        for reader in alone:
-            reader.stop_receiving()
-        runner.stop_starting()
-        await self._wait_idle((runner,), until)
+        """Stop one handler, and nothing that it does not own; for who comes later, wait for it."""
+        runner = self.runners.pop(name, None)
+        if runner is not None:
+            # From here on its name and its places are free.
+            alone = [reader for reader in runner.readers if reader.runners == {runner}]
+            for reader in runner.readers:
+                if reader in alone:
+                    self._readers.pop((reader.subscriber, reader.topic), None)
+                    self._leaving.add(reader)
+                    reader.stop_receiving()
+                else:
+                    reader.unbind(runner)
+            runner.stop_starting()
+            self._stopping[runner] = self.supervisor.spawn(
+                self._stop_handler(runner, alone), f"{name}:stop"
+            )
+        for other, task in tuple(self._stopping.items()):
+            if other.name == name:
+                await asyncio.shield(task)
+
+    async def _stop_handler(self, runner: Runner, alone: Sequence[Reader]) -> None:
+        await self._wait_idle((runner,), self.loop.time() + self.drain_timeout)
         until = self.loop.time() + self.cancel_grace
         await self.end((runner,), until=until)
         await self._leave_subscriptions(alone, until)
-        for reader in runner.readers:
-            if reader in alone:
-                self._readers.pop((reader.subscriber, reader.topic), None)
-            else:
-                reader.unbind(runner)
+        self._leaving.difference_update(alone)
+        self._gone[runner.name] = self._row(runner.name, (runner,))
+        del self._stopping[runner]
 
     def note_abandoned(self, task: asyncio.Task[Any], delivery: Delivery | None) -> None:
         """Record, by name, what could not be stopped."""
@@ -236,62 +262,50 @@ class Scope:
 
     # Looking at it
 
+    def is_of(self, lane: object, name: str) -> bool:
+        """Whether something runs in a handler of that name."""
+        return any(
+            runner is lane and runner.name == name
+            for runner in (*self.runners.values(), *self._stopping)
+        )
+
+    def row(self, name: str) -> HandlerStatistics:
+        """The counts of one name, those of handlers that had it before included."""
+        running = self.runners.get(name)
+        stopping = [runner for runner in self._stopping if runner.name == name]
+        return self._row(name, stopping if running is None else (*stopping, running))
+
+    def _row(self, name: str, runners: Iterable[Runner]) -> HandlerStatistics:
+        rows = [runner.statistics() for runner in runners]
+        gone = self._gone.get(name)
+        if gone is not None:
+            rows.append(gone)
+        return rows[0] if len(rows) == 1 else HandlerStatistics.summed(name, rows)
+
+    def _names(self) -> Iterable[str]:
+        stopping = (runner.name for runner in self._stopping)
+        return dict.fromkeys((*self._gone, *stopping, *self.runners))
+
     def statistics(self) -> RouterStatistics:
         """The counts, now."""
         return RouterStatistics(
             name=self.name,
             state=self.state,
-            handlers=tuple(runner.statistics() for runner in self.runners.values()),
+            handlers=tuple(self.row(name) for name in self._names()),
             abandoned=tuple(self._abandoned),
         )
 
+    def health_of(self, name: str) -> HandlerHealth:
+        """How one handler is."""
+        runner = self.runners.get(name) or next(
+            (stopping for stopping in self._stopping if stopping.name == name), None
+        )
+        return HandlerHealth(name=name, state="stopped") if runner is None else runner.health()
+
     def health(self) -> RouterHealth:
-        """How it is."""
+        """How it is; handlers that were stopped alone are no part of it any more."""
         return RouterHealth(
             name=self.name,
             state=self.state,
             handlers=tuple(runner.health() for runner in self.runners.values()),
         )
-
-
-def check_places(bindings: Iterable[Binding]) -> None:
-    """Refuse handlers that would take messages from each other, or could not be told apart.
-
-    Raises:
-        InvalidOptionError: Two of them are bound to one class, or one of them to all messages,
-            through equal subscribers; or they are decorated differently.
-    """
-    taken: dict[tuple[Subscriber, str], dict[str | None, str]] = {}
-    first: dict[tuple[Subscriber, str], Binding] = {}
-    for binding in bindings:
-        for topic in binding.topics:
-            names = (
-                [None]
-                if binding.takes_message
-                else [event_name(event) for event in binding.events if event.topic == topic]
-            )
-            where = innermost(binding.subscriber), topic
-            other_binding = first.setdefault(where, binding)
-            if other_binding.subscriber != binding.subscriber:
-                raise InvalidOptionError(
-                    f"handlers {other_binding.name!r} and {binding.name!r} read topic {topic!r} in "
-                    f"group {binding.subscriber.group!r} through different decorators, but share "
-                    "its messages: give both the same subscriber, or the second a group of its own",
-                    option="subscriber",
-                )
-            place = taken.setdefault(where, {})
-            for name in names:
-                other = place.get(name) or (
-                    next(iter(place.values()))
-                    if place and (name is None or None in place)
-                    else None
-                )
-                if other is not None:
-                    raise InvalidOptionError(
-                        f"handlers {other!r} and {binding.name!r} would both get "
-                        f"{name or 'every message'} from topic {topic!r} in group "
-                        f"{binding.subscriber.group!r}, but each message of a group goes to one "
-                        "handler: give the second a subscriber with a group of its own",
-                        option="subscriber",
-                    )
-                place[name] = binding.name

@@ -158,8 +158,10 @@ class Worker(HandlerWorker):
                     for place, job in enumerate(jobs):
                         if batch.outcome(place, failure) is None:
                             runner.succeeded(job)
-                        else:
+                        elif runner.is_being_stopped:
                             runner.cut(job)
+                        else:
+                            runner.failed_attempt(job, failure, timed_out=False)
                     raise failure
                 for place, job in enumerate(jobs):
                     error = batch.outcome(place, failure)
@@ -209,7 +211,10 @@ class Worker(HandlerWorker):
         if error is None:
             runner.succeeded(job)
         elif stopped and isinstance(error, asyncio.CancelledError):
-            runner.cut(job)
+            if runner.is_being_stopped:
+                runner.cut(job)
+            else:  # somebody has cancelled this task alone; another one takes its place
+                runner.failed_attempt(job, error, timed_out=False)
             raise error
         else:
             runner.failed_attempt(job, error, timed_out=timed_out)
@@ -222,7 +227,7 @@ class Worker(HandlerWorker):
 
     def _verdict(self, error: BaseException | None) -> tuple[bool, bool, BaseException | None]:
         """Whether the worker has to stop, whether the attempt timed out, and its error."""
-        stopped, timed_out = self.judge(error, is_stopping=self._runner.is_stopping)
+        stopped, timed_out = self.judge(error)
         if timed_out and not (stopped and isinstance(error, asyncio.CancelledError)):
             error = self.timeout_error(error)
         return stopped, timed_out, error

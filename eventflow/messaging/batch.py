@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from eventflow.messaging.delivery import Delivery
@@ -61,8 +61,12 @@ class Batch(Sequence[T], Generic[T]):
 
         Raises:
             ValueError: It is not one of them.
+            TypeError: ``error`` is none.
         """
-        self._outcomes[self._place(item)] = error
+        if not isinstance(cast("object", error), BaseException):
+            raise TypeError(f"an item fails with an error, not with {error!r}")
+        for place in self._places(item):
+            self._outcomes[place] = error
 
     def succeed(self, item: T) -> None:
         """Say that an item was handled, whatever happens to the rest.
@@ -70,13 +74,15 @@ class Batch(Sequence[T], Generic[T]):
         Raises:
             ValueError: It is not one of the items.
         """
-        self._outcomes[self._place(item)] = None
+        for place in self._places(item):
+            self._outcomes[place] = None
 
-    def _place(self, item: object) -> int:
-        for place, own in enumerate(self._items):
-            if own is item:
-                return place
-        raise ValueError(f"{type(item).__name__} is not one of this batch's items")
+    def _places(self, item: object) -> list[int]:
+        """Where it is: a message that was published twice can be there as one object."""
+        found = [place for place, own in enumerate(self._items) if own is item]
+        if not found:
+            raise ValueError(f"{type(item).__name__} is not one of this batch's items")
+        return found
 
     def outcome(self, place: int, default: BaseException | None) -> BaseException | None:
         """What became of an item: ``None`` where it was handled; for the router."""

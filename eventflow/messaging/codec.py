@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from eventflow._cause import Envelope
+from eventflow.errors import InvalidOptionError
 from eventflow.events import Event, event_name
 from eventflow.messaging import metadata as meta
 from eventflow.messaging.message import Message
@@ -12,7 +13,7 @@ from eventflow.messaging.message import Message
 if TYPE_CHECKING:
     from eventflow.messaging.delivery import Delivery
 
-__all__ = ("Codec", "JsonCodec", "Received", "message_of")
+__all__ = ("Codec", "JsonCodec", "Received", "check_codec", "message_of")
 
 E = TypeVar("E", bound=Event)
 
@@ -61,6 +62,22 @@ class JsonCodec:
     ) -> E:
         """Return the event that the JSON stands for."""
         return event_class.from_json(body, event_id=event_id, occurred_at=occurred_at)
+
+
+def check_codec(codec: object) -> Codec:
+    """Return a codec, or say that it is none.
+
+    Raises:
+        InvalidOptionError: It can't encode and decode.
+    """
+    if isinstance(codec, type) or not all(
+        callable(getattr(codec, method, None)) for method in ("encode", "decode")
+    ):
+        raise InvalidOptionError(
+            f"codec takes an object with encode and decode, such as JsonCodec(), not {codec!r}",
+            option="codec",
+        )
+    return cast("Codec", codec)
 
 
 class Received(Envelope):

@@ -58,11 +58,12 @@ def dead_letter(
     group: str,
     attempts: int,
     first_failed_at: datetime | None = None,
+    longest: int = MAX_TEXT,
 ) -> Message:
     """Return the dead letter of a delivery.
 
     It has the original's id, key, bytes, native headers and metadata. Beside them stand
-    Watermill's four poison keys and ours, cut to 1,000 characters each.
+    Watermill's four poison keys and ours, cut to ``longest`` characters each.
 
     Args:
         delivery: What failed.
@@ -71,20 +72,23 @@ def dead_letter(
         group: Consumer group that received it.
         attempts: Attempts that were made, those of earlier deliveries included.
         first_failed_at: When the first of them failed, as far as it is known.
+        longest: Most characters of each text of ours.
     """
     original = delivery.original
     texts = {
         **original.metadata,
-        REASON: _said(error),
+        REASON: _said(error, longest),
         TOPIC: delivery.topic,
-        HANDLER: _cut(handler),
-        SUBSCRIBER: _cut(group),
-        EXCEPTION: _cut(f"{type(error).__module__}.{type(error).__qualname__}"),
+        HANDLER: _cut(handler, longest),
+        SUBSCRIBER: _cut(group, longest),
+        EXCEPTION: _cut(f"{type(error).__module__}.{type(error).__qualname__}", longest),
         ATTEMPTS: str(attempts),
         DEAD_LETTERED_AT: meta.format_time(datetime.now(UTC)),
     }
     # Whoever reads the dead letter begins anew, and at once.
-    for name in (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR):
+    stale = (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR)
+    # And what the original brought under these names is not what became of it here.
+    for name in (*stale, DELIVERIES, FIRST_FAILED_AT, ORIGIN):
         texts.pop(name, None)
     if delivery.deliveries is not None:
         texts[DELIVERIES] = str(delivery.deliveries)
@@ -92,13 +96,13 @@ def dead_letter(
         texts[FIRST_FAILED_AT] = meta.format_time(first_failed_at)
     if delivery.coordinates:
         where = " ".join(f"{name}={value}" for name, value in delivery.coordinates.items())
-        texts[ORIGIN] = _cut(where)
+        texts[ORIGIN] = _cut(where, longest)
     return Message.received(
         original.id, original.payload, texts, key=original.key, headers=original.headers
     )
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, longest: int) -> str:
     """What an error says, as text that UTF-8 can hold; its class where it says nothing."""
     try:
         text = str(error)
@@ -106,8 +110,8 @@ def _said(error: BaseException) -> str:
         raise
     except BaseException:  # noqa: BLE001 - the error's own
         text = ""
-    return _cut((text or type(error).__name__).encode(errors="backslashreplace").decode())
+    return _cut((text or type(error).__name__).encode(errors="backslashreplace").decode(), longest)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -136,8 +136,8 @@ def transform_received(
 ) -> SubscriberDecorator:
     """Return a subscriber that passes every message through a function first.
 
-    A message on which the function raises reaches no handler of events: a router dead-letters
-    it at once, and goes on with the next. Dead letters keep the message as it was received.
+    A message on which the function raises reaches no handler: a router dead-letters it at once,
+    and goes on with the next. Dead letters keep the message as it was received.
 
     Args:
         subscriber: Where the messages come from.
@@ -201,6 +201,9 @@ class _TransformedDeliveries(Deliveries):
 
     def resume(self) -> None:
         self._inner.resume()
+
+    def has_more(self, until: float) -> bool:
+        return self._inner.has_more(until)
 
 
 class _Unreadable(Message):

@@ -103,14 +103,39 @@ class Delivery(Settlement):
             Whether it is nacked now: ``False`` after an ack, or when it was given back.
 
         Raises:
-            ValueError: The delay is negative, or no finite number.
+            ValueError: The delay is negative, or no finite number; or ``failures`` is negative.
             UnsupportedFeatureError: A delay that the backend can't keep.
         """
+        self._check_delay(delay)
+        count: object = failures
+        if count is not None and (not isinstance(count, int) or count < 0):
+            raise ValueError(f"failures is a whole number, 0 or more, not {count!r}")
+        return super().nack(delay=delay, failures=failures)
+
+    def release(self, *, delay: float = 0.0) -> bool:
+        """Give it back undecided, so that it is delivered again: to anybody in the group.
+
+        As leaving the subscription does with whatever is unsettled: it counts neither as a
+        failure nor, where the broker can tell, as a delivery.
+
+        Args:
+            delay: As of `nack`.
+
+        Returns:
+            Whether this gave it back: ``False`` after any other decision.
+
+        Raises:
+            ValueError: As `nack`.
+            UnsupportedFeatureError: As `nack`.
+        """
+        self._check_delay(delay)
+        return super().release(delay=delay)
+
+    def _check_delay(self, delay: float) -> None:
         if not 0 <= delay < math.inf:
             raise ValueError(f"a delay is a finite number of seconds, 0 or more, not {delay!r}")
         if delay:
             self._settler.features.require("nack_delay")
-        return super().nack(delay=delay, failures=failures)
 
     async def settled(self) -> None:
         """Wait until the broker has the ack or the nack.

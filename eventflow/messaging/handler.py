@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from eventflow._cause import current_attempt
@@ -33,7 +32,8 @@ class RouterHandler:
         return self._name
 
     def _runner(self) -> Runner:
-        runner = self._router.runner(self._name)
+        scope = self._router.scope
+        runner = None if scope is None else scope.runners.get(self._name)
         if runner is None:
             raise RouterError(f"handler {self._name!r} does not run: its router is not entered")
         return runner
@@ -63,10 +63,7 @@ class RouterHandler:
             RouterError: It does not run.
             EventFlowError: It can't.
         """
-        runner = self._runner()
-        await asyncio.shield(runner.ready)
-        for reader in tuple(runner.readers):
-            await asyncio.shield(reader.first)
+        await self._runner().wait_running()
 
     async def aclose(self) -> None:
         """Stop it, and no other; it can be added again afterwards.
@@ -77,20 +74,19 @@ class RouterHandler:
         Raises:
             DeadlockError: Called from itself.
         """
-        attempt = current_attempt()
-        runner = self._router.runner(self._name)
-        if attempt is not None and attempt.lane is runner:
+        attempt, scope = current_attempt(), self._router.scope
+        if attempt is not None and scope is not None and scope.is_of(attempt.lane, self._name):
             raise DeadlockError(f"handler {self._name!r} can't wait for its own end")
         await self._router.stop_handler(self._name)
 
     def statistics(self) -> HandlerStatistics:
         """The counts, now."""
-        runner = self._router.runner(self._name)
-        return HandlerStatistics(name=self._name) if runner is None else runner.statistics()
+        scope = self._router.scope
+        return HandlerStatistics(name=self._name) if scope is None else scope.row(self._name)
 
     def health(self) -> HandlerHealth:
         """How it is."""
-        runner = self._router.runner(self._name)
-        if runner is None:
+        scope = self._router.scope
+        if scope is None:
             return HandlerHealth(name=self._name, state="stopped")
-        return runner.health()
+        return scope.health_of(self._name)

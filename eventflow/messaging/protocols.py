@@ -116,6 +116,14 @@ class Deliveries(ABC):
     def resume(self) -> None:
         """Deliver again."""
 
+    def has_more(self, until: float) -> bool:
+        """Whether something may come before loop time ``until``, as far as is known at once.
+
+        A router asks at a stop, where messages would not outlive the process: what has come by
+        then is handled. A backend that can't tell leaves it at ``False``.
+        """
+        return False
+
     def __aiter__(self) -> Self:
         """The iterator is the object itself."""
         return self

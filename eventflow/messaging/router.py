@@ -13,7 +13,9 @@ from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 from eventflow.messaging._binding import Binding
 from eventflow.messaging._including import bindings_of
 from eventflow.messaging._options import DEFAULT_POLICY, check_middlewares, policy
-from eventflow.messaging._scope import Scope, check_places
+from eventflow.messaging._places import Places
+from eventflow.messaging._scope import Scope
+from eventflow.messaging.codec import JsonCodec, check_codec
 from eventflow.messaging.handler import RouterHandler
 from eventflow.messaging.statistics import RouterHealth, RouterStatistics
 
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from eventflow.events import Event
     from eventflow.failure import FailurePolicy
     from eventflow.messaging._options import HandlerOptions
-    from eventflow.messaging._runner import Runner
+    from eventflow.messaging.codec import Codec
     from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
     from eventflow.messaging.protocols import Publisher, Subscriber
 
 __all__ = ("Router",)
 
 H = TypeVar("H", bound=Callable[..., Any])
+
+_JSON = JsonCodec()
 
 
 class Router:
@@ -60,6 +64,8 @@ class Router:
         drain_timeout: Seconds for handlers to finish what they have begun; 0 or more.
         cancel_grace: Seconds from a handler's first cancellation to its second; above 0.
         max_threads: Most sync handlers that run at once, on threads of the router's own.
+        codec: Reads the bodies of events, and writes those that transforms return. Default:
+            JSON, as Watermill's services read and write it.
 
     Example::
 
@@ -80,6 +86,7 @@ class Router:
         drain_timeout: float = 20.0,
         cancel_grace: float = 5.0,
         max_threads: int = 40,
+        codec: Codec = _JSON,
     ) -> None:
         check_name(name)
         check_seconds("drain_timeout", drain_timeout)
@@ -91,7 +98,9 @@ class Router:
         self._drain_timeout = drain_timeout
         self._cancel_grace = cancel_grace
         self._max_threads = max_threads
+        self._codec = check_codec(codec)
         self._bindings: dict[str, Binding] = {}
+        self._places = Places()
         self._scope: Scope | None = None
 
     def __repr__(self) -> str:
@@ -238,21 +247,25 @@ class Router:
                     f"router {self._name!r} has a handler named {binding.name!r} already",
                     option="name",
                 )
-        check_places((*self._bindings.values(), *bindings))
-        scope = None
-        if self._is_entered():
-            scope = self._open_scope()
-        if scope is not None:
-            scope.add(bindings)
+        scope = self._open_scope() if self._is_entered() else None
+        self._places.take(bindings)
+        try:
+            if scope is not None:
+                scope.add(bindings)
+        except BaseException:
+            for binding in bindings:
+                self._places.free(binding)
+            raise
         self._bindings.update({binding.name: binding for binding in bindings})
 
     async def stop_handler(self, name: str) -> None:
         """Stop one handler; what `RouterHandler.aclose` does."""
+        scope = self._open_scope() if self._is_entered() else None
         binding = self._bindings.pop(name, None)
-        if binding is not None and self._is_entered():
-            scope = self._open_scope()
-            stopping = scope.supervisor.spawn(scope.stop_handler(name), f"{name}:stop")
-            await asyncio.shield(stopping)
+        if binding is not None:
+            self._places.free(binding)
+        if scope is not None:
+            await scope.stop_handler(name)
 
     # Lifecycle
 
@@ -272,6 +285,7 @@ class Router:
             cancel_grace=self._cancel_grace,
             max_threads=self._max_threads,
             middlewares=self._middlewares,
+            codec=self._codec,
         )
         try:
             scope.add(tuple(self._bindings.values()))
@@ -337,9 +351,10 @@ class Router:
         assert self._scope is not None
         await self._scope.wait_running()
 
-    def runner(self, name: str) -> Runner | None:
-        """What runs a handler; for its `RouterHandler`."""
-        return None if self._scope is None else self._scope.runners.get(name)
+    @property
+    def scope(self) -> Scope | None:
+        """What exists of it since it was entered; for its handlers' handles."""
+        return self._scope
 
     def statistics(self) -> RouterStatistics:
         """The counts, now."""

@@ -5,6 +5,7 @@
     pending ──ack()────► acked    ──confirm()──► the broker has it
        │                   │    └──lose(error)─► the broker has not: the message comes again
        ├────nack()────► nacked    ──   the same
+       ├──release()───► released  ──   the same: given back as if it had not been delivered
        └────lose()────► released       the subscription was left, or the lease lost: it comes again
 
 The first decision stands. Whoever comes second learns by the return value whether it agrees.
@@ -32,7 +33,7 @@ class SettlementState(enum.Enum):
     NACKED = "nacked"
     """It was not: the broker is to deliver it again."""
     RELEASED = "released"
-    """Nobody decided in time: it was given back, or the broker took it back."""
+    """Neither: it was given back undecided, or the broker took it back."""
 
 
 _PENDING = SettlementState.PENDING
@@ -55,6 +56,8 @@ class Settler(Protocol):
         Called once for each delivery, in the event loop, in the order of the decisions. It
         neither waits nor raises: it notes the decision down, has the broker told within 50 ms,
         or when 500 are waiting, and then calls ``delivery.confirmed()`` or ``delivery.lost(…)``.
+        One that is released comes again to any member of the group, this one included, and
+        that does not count as a delivery, where the broker can tell.
         """
         ...
 
@@ -69,7 +72,7 @@ class Settlement:
         state: What was decided.
         is_confirmed: Whether the broker has the decision.
         error: Why the broker does not have it, and never will; else ``None``.
-        nack_delay: Seconds that a nack asked the broker to wait; 0 or more.
+        nack_delay: Seconds that a nack or a release asked the broker to wait; 0 or more.
         nack_failures: Failures that a nack asked the broker to record; ``None``: as before.
     """
 
@@ -111,6 +114,16 @@ class Settlement:
             self._settler.settle(self)
             return True
         return self.state is _NACKED
+
+    def release(self, *, delay: float = 0.0) -> bool:
+        """Give it back undecided; see `Delivery.release`."""
+        if self.state is _PENDING:
+            self.state = _RELEASED
+            self.nack_delay = delay
+            self.nack_failures = None
+            self._settler.settle(self)
+            return True
+        return False
 
     def confirm(self) -> bool:
         """The broker has the decision. Whether that is news."""

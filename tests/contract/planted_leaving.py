@@ -70,6 +70,18 @@ class CountsGiveBacks(ProxyBroker):
         return _Nacks(self, inner)
 
 
+@noticed_by("what_is_released_comes_again")
+class CountsReleases(ProxyBroker):
+    def release(self, inner: Delivery, *, delay: float) -> bool:
+        return inner.nack(delay=delay)
+
+
+@noticed_by("what_is_released_comes_again")
+class AcksReleases(ProxyBroker):
+    def release(self, inner: Delivery, *, delay: float) -> bool:
+        return inner.ack()
+
+
 class _NacksLate(_Nacks):
     delay = 10.0
 

@@ -85,6 +85,9 @@ class ProxyBroker(Broker):
     def nack(self, inner: Delivery, *, delay: float, failures: int | None) -> bool:
         return inner.nack(delay=delay, failures=failures)
 
+    def release(self, inner: Delivery, *, delay: float) -> bool:
+        return inner.release(delay=delay)
+
 
 class ProxyPublisher:
     def __init__(self, broker: ProxyBroker, inner: Publisher) -> None:
@@ -177,6 +180,8 @@ class ProxyDeliveries(Deliveries):
         inner = self.unsettled.pop(delivery)
         if delivery.state is SettlementState.ACKED:
             took = self.broker.ack(inner)
+        elif delivery.state is SettlementState.RELEASED:
+            took = self.broker.release(inner, delay=delivery.nack_delay)
         else:
             took = self.broker.nack(
                 inner, delay=delivery.nack_delay, failures=delivery.nack_failures

@@ -116,11 +116,6 @@ class Group:
         return tuple(self._open.values())
 
     @property
-    def lowest(self) -> int:
-        """Offset of the oldest message it still needs."""
-        return next(iter(self._open), self._position)
-
-    @property
     def lag(self) -> int:
         """Messages that it has not acked."""
         return self._log.end - self._position + len(self._open)
@@ -129,6 +124,16 @@ class Group:
     def next_due(self) -> float | None:
         """When the next delayed message may be delivered, in loop time."""
         return self._delayed[0][0] if self._delayed else None
+
+    def has_more(self, until: float) -> bool:
+        """Whether something may be delivered before loop time ``until``."""
+        due = self.next_due
+        return bool(
+            self._position < self._log.end
+            or self._again
+            or self._lanes.has_ready
+            or (due is not None and due <= until)
+        )
 
     def take(self, limit: int, now: float, settler: Settler) -> list[MemoryDelivery]:
         """Deliver up to ``limit`` messages to ``settler``, at loop time ``now``."""
@@ -194,19 +199,21 @@ class Group:
 
     def nack(self, delivery: MemoryDelivery, *, due: float | None) -> None:
         """Deliver it again, at loop time ``due``; its key, if it has one, stays taken."""
-        again = self._open[delivery.offset] = delivery.again()
+        again = self._put_back(delivery, due)
         if delivery.nack_failures is not None:
             again.failures = delivery.nack_failures
+
+    def give_back(self, delivery: MemoryDelivery, *, due: float | None = None) -> None:
+        """Deliver it again, as if it had not been delivered."""
+        self._put_back(delivery, due).deliveries -= 1
+
+    def _put_back(self, delivery: MemoryDelivery, due: float | None) -> MemoryDelivery:
+        again = self._open[delivery.offset] = delivery.again()
         if due is None:
             heapq.heappush(self._again, delivery.offset)
         else:
             heapq.heappush(self._delayed, (due, delivery.offset))
-
-    def give_back(self, delivery: MemoryDelivery) -> None:
-        """Deliver it again, as if it had not been delivered."""
-        again = self._open[delivery.offset] = delivery.again()
-        again.deliveries -= 1
-        heapq.heappush(self._again, delivery.offset)
+        return again
 
 
 class Log:
@@ -254,10 +261,10 @@ class Log:
         """Whether as many messages could be appended now."""
         if self.end + count <= self.room_until:
             return True
-        lowest = min((group.lowest for group in self._readers()), default=None)
-        if lowest is None:
+        most = max((group.lag for group in self._readers()), default=None)
+        if most is None:
             return True
-        self.room_until = lowest + self._capacity
+        self.room_until = self.end + self._capacity - most
         self.is_full = self.end + count > self.room_until
         return not self.is_full
 

@@ -60,7 +60,7 @@ class Waiters:
         """Wake the first ``count``; ``None``: all."""
         while self._futures and count != 0:
             future = self._futures.popleft()
-            if not future.done():
+            if not future.done() and not future.get_loop().is_closed():
                 future.set_result(None)
                 count = None if count is None else count - 1
 

@@ -25,6 +25,7 @@ __all__ = ("MemorySubscriber",)
 DEFAULT_IN_FLIGHT = 1_000
 
 _ACKED = SettlementState.ACKED
+_NACKED = SettlementState.NACKED
 
 
 class MemorySubscriber:
@@ -150,7 +151,11 @@ class _MemoryDeliveries(Deliveries):
             wakes = self._group.ack(delivery) or in_flight == self._bound - 1
         else:
             delay = delivery.nack_delay
-            self._group.nack(delivery, due=self._loop.time() + delay if delay else None)
+            due = self._loop.time() + delay if delay else None
+            if delivery.state is _NACKED:
+                self._group.nack(delivery, due=due)
+            else:
+                self._group.give_back(delivery, due=due)
             wakes = True
         delivery.confirmed()
         if wakes:
@@ -162,6 +167,9 @@ class _MemoryDeliveries(Deliveries):
     def resume(self) -> None:
         self._is_paused = False
         self._topic.readers.wake(None)
+
+    def has_more(self, until: float) -> bool:
+        return self._group.has_more(until)
 
     def close(self) -> None:
         """Give back what is unsettled, and end whoever waits in `receive`."""

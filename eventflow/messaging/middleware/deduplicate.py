@@ -58,7 +58,8 @@ class Deduplicate:
         key: Gives the key of a delivery; default `message_id`. What it raises is the attempt's
             error, and so is a key that is no text, or empty.
         lease: Longest time in seconds that a key is reserved, for processes that die; above 0.
-            Default: the handler's timeout and 15 s. A handler without a timeout needs one.
+            Default: the handler's timeout and 15 s. A handler without a timeout needs one, and
+            so does one that waits longer than that inside: put a `Throttle` outside.
 
     Attributes:
         skipped: How many duplicates were passed over so far, on all handlers.
@@ -80,7 +81,7 @@ class Deduplicate:
         lease: float | None = None,
     ) -> None:
         for method in ("reserve", "record", "release"):
-            if not callable(getattr(store, method, None)):
+            if isinstance(store, type) or not callable(getattr(store, method, None)):
                 raise InvalidOptionError(
                     "store takes a DeduplicationStore, such as MemoryDeduplicationStore(), not "
                     f"{store!r}",
@@ -132,7 +133,8 @@ class _Deduplicated:
 
     async def __call__(self, delivery: Delivery, call_next: CallNext) -> Any:
         handler, store, owner = self._handler, self._store, new_id(time_ns())
-        key = f"{handler.name}/{self._key_of(delivery)}"
+        # With its length, a name can't run into the key: "a/b" + "c" is not "a" + "b/c".
+        key = f"{len(handler.name)}:{handler.name}:{self._key_of(delivery)}"
         if not await self._reserve(key, owner):
             self._counts.skipped += 1
             log.info("eventflow.duplicate_skipped", **self._facts(delivery))

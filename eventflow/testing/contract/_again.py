@@ -129,6 +129,31 @@ class AgainContract(ContractCase):
             assert {delivery.failures for delivery in again} == {0}
             tally.check(duplicates=self.max_duplicates)
 
+    async def test_what_is_released_comes_again(self) -> None:
+        """Given back one by one, while the subscription stays: neither a delivery nor a failure."""
+        async with self.opened() as broker:
+            topic, subscriber = await self.place(broker)
+            tally = self.tally()
+            await self.publish(broker.publisher(), topic, self.messages(3), tally)
+            async with self.subscribed(subscriber, topic, max_in_flight=3) as deliveries:
+                for delivery in await self.take(deliveries, 3, tally):
+                    tally.asked_again(delivery)
+                    assert delivery.release()
+                    assert delivery.state is SettlementState.RELEASED
+                    assert (delivery.release(), delivery.ack(), delivery.nack()) == (False,) * 3
+                    await self.bounded(delivery.settled(), "settled()")
+                again = await self.take(deliveries, 3, tally)
+                if not broker.features.nack_delay:
+                    with pytest.raises(UnsupportedFeatureError):
+                        again[0].release(delay=1.0)
+                for delivery in again:
+                    assert delivery.ack()
+            if broker.features.delivery_count and not self.counts_given_back:
+                assert {delivery.deliveries for delivery in again} == {1}
+            assert {delivery.failures for delivery in again} == {0}
+            tally.check(duplicates=self.max_duplicates)
+            await self.nothing_is_left(subscriber, topic)
+
     async def test_some_of_a_batch_are_acked(self) -> None:
         """Every other one of ten received together: after a stop the rest comes, only that."""
         async with self.opened() as broker:

@@ -85,20 +85,21 @@ async def test_room_that_comes_in_steps_is_enough() -> None:
             assert numbers(await there(deliveries)) == [10, 11, 12, 13, 14]
 
 
-async def test_room_is_counted_from_the_oldest_that_is_needed() -> None:
-    """One that is not acked keeps the places behind it: they are one stretch of the topic."""
+async def test_room_is_what_is_not_acked() -> None:
+    """One that is not acked takes one place, however many come after it; the last place too."""
     async with MemoryBroker(capacity=4, publish_timeout=1) as broker:
         publisher = broker.publisher()
         async with broker.subscriber(group="g").subscribe(TOPIC) as deliveries:
-            await publisher.publish(TOPIC, *numbered(0, 1, 2, 3))
-            first, *others = await there(deliveries)
-            for delivery in others:
-                delivery.ack()
-            with pytest.raises(PublishTimeoutError):
-                await publisher.publish(TOPIC, *numbered(4))
-            first.ack()
-            await publisher.publish(TOPIC, *numbered(4, 5, 6, 7))
-            assert numbers(await there(deliveries)) == [4, 5, 6, 7]
+            await publisher.publish(TOPIC, *numbered(0))
+            (first,) = await there(deliveries)
+            for number in range(1, 20, 3):
+                await publisher.publish(TOPIC, *numbered(number, number + 1, number + 2))
+                with pytest.raises(PublishTimeoutError):
+                    await publisher.publish(TOPIC, *numbered(99))
+                for delivery in await there(deliveries):
+                    delivery.ack()
+            assert first.nack()
+            assert numbers(await there(deliveries)) == [0], "it is kept, outside the topic's log"
 
 
 async def test_a_publish_gives_up_after_its_timeout() -> None:

@@ -121,6 +121,9 @@ class RoughDeliveries(Deliveries):
     def resume(self) -> None:
         self._inner.resume()
 
+    def has_more(self, until: float) -> bool:
+        return self._inner.has_more(until)
+
 
 class RoughSubscriber:
     """A memory subscriber whose link can be cut, and whose acks are watched."""
@@ -452,6 +455,8 @@ class Routed(RuleBasedStateMachine):
         ledger = self.router.ledger
         assert ledger.adds_up
         self.cuts += ledger.total.cancelled + ledger.total.abandoned
+        if self.rough.letters_away:
+            self.cuts += ledger.total.released  # its dead letter could not be stored
         for row in ledger.handlers:
             assert row.buffered == row.in_flight == 0, row
         assert not [task for task in asyncio.all_tasks(self.loop) if not task.done()]

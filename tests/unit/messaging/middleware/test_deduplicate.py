@@ -166,7 +166,7 @@ async def test_a_stop_cuts_the_wait_of_a_duplicate(broker: MemoryBroker) -> None
 async def test_a_lease_that_is_over_lets_the_next_take_over(broker: MemoryBroker) -> None:
     """Whoever had it may have died with its process."""
     store, handler = MemoryDeduplicationStore(), Seen()
-    assert await store.reserve("h/a", "dead", lease=20) is Reservation.GRANTED
+    assert await store.reserve("1:h:a", "dead", lease=20) is Reservation.GRANTED
     router = Router(middlewares=[Deduplicate(store=store)])
     router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"), timeout=5)
     async with router:
@@ -174,7 +174,7 @@ async def test_a_lease_that_is_over_lets_the_next_take_over(broker: MemoryBroker
         await asyncio.sleep(30)
     assert len(handler.times) == 1
     assert 20 <= handler.times[0] <= 21
-    assert await store.reserve("h/a", "late", lease=1) is Reservation.RECORDED
+    assert await store.reserve("1:h:a", "late", lease=1) is Reservation.RECORDED
 
 
 async def test_each_handler_has_its_own_keys(broker: MemoryBroker) -> None:

@@ -6,17 +6,17 @@ attempt at handling it this is, and how long that may take travel beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from eventflow._cause import Envelope, Origin, Undecoded, current_attempt, current_cause
+from eventflow._texts import check_texts, is_text
 from eventflow.errors import InvalidOptionError, NotInHandlerError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from eventflow._cause import Attempt
     from eventflow.events import Event
@@ -40,10 +40,13 @@ def publishing(
     Args:
         correlation_id: Id of the first cause, such as a request id; one character or more.
             Default: inside a handler that of the event being handled, else the event's own id.
-        metadata: Custom texts, read by handlers as ``current().metadata``.
+        metadata: Custom texts, read by handlers as ``current().metadata``. Names that mean
+            something to eventflow or to Watermill (``name``, ``correlation_id``,
+            ``causation_id``, ``eventflow_…``, ``_watermill_…``) can't be given.
 
     Raises:
-        InvalidOptionError: An empty correlation id, or metadata that is not text to text.
+        InvalidOptionError: An empty correlation id, or metadata that is not text to text, or
+            has a name that is taken.
 
     Example::
 
@@ -51,14 +54,12 @@ def publishing(
             await bus.publish(OrderPlaced(order_id="A-1", amount_cents=1990))
     """
     given: object = correlation_id
-    if given is not None and not (isinstance(given, str) and given):
+    if given is not None and not (given and is_text(given)):
         raise InvalidOptionError(
             f"correlation_id must be a text of one character or more, not {correlation_id!r}",
             option="correlation_id",
         )
-    if metadata is not None and not _are_texts(metadata):
-        raise InvalidOptionError("metadata must map texts to texts", option="metadata")
-    texts = None if metadata is None else dict(metadata)
+    texts = None if metadata is None else check_texts(metadata)
     outer = current_cause.get()
     correlation: Event | str | None = correlation_id
     inherited: Mapping[str, str] | None = None
@@ -71,13 +72,6 @@ def publishing(
         yield
     finally:
         current_cause.reset(token)
-
-
-def _are_texts(metadata: object) -> bool:
-    if not isinstance(metadata, Mapping):
-        return False
-    pairs = cast("Mapping[object, object]", metadata).items()
-    return all(isinstance(text, str) for pair in pairs for text in pair)
 
 
 def _id_of(source: Event | str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 from eventflow.errors import InvalidOptionError
 from eventflow.failure import CallOnFailure, DeadLetter, FailurePolicy, Retry
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
 
-__all__ = ("BUS_ONLY", "DEFAULT_POLICY", "HandlerOptions", "Options")
+__all__ = ("BUS_ONLY", "DEFAULT_POLICY", "CommonOptions", "HandlerOptions", "Options")
+
+T = TypeVar("T")
 
 DEFAULT_POLICY = FailurePolicy(retry=Retry(), then=DeadLetter())
 
@@ -25,7 +27,24 @@ _ORDERS = ("strict", "relaxed")
 _UNKNOWN = ("dead_letter", "skip")
 
 
-class HandlerOptions(TypedDict, total=False):
+class CommonOptions(TypedDict, Generic[T], total=False):
+    """Options of `Router.add_handler` that mean the same for every kind of handler.
+
+    See `HandlerOptions`; ``T`` is what the handler takes.
+    """
+
+    concurrency: int
+    order_key: Callable[[T], Hashable]
+    order: Literal["strict", "relaxed"]
+    timeout: float | None
+    on_failure: FailurePolicy
+    max_deliveries: int
+    max_in_flight: int
+    unknown: Literal["dead_letter", "skip"]
+    middlewares: Sequence[Middleware | MiddlewareFactory]
+
+
+class HandlerOptions(CommonOptions[Any], total=False):
     """Options of `Router.add_handler`.
 
     Keys:
@@ -39,8 +58,9 @@ class HandlerOptions(TypedDict, total=False):
         on_failure: What happens when an attempt fails. Default: the router's.
         max_deliveries: Deliveries after which a message is dead-lettered unhandled, because it
             may be what crashes its readers; 1 or more. Default 20.
-        max_in_flight: Most messages that are received and not settled; at least
-            ``concurrency``. Default: the backend's.
+        max_in_flight: Most messages of a topic that are received and not settled; at least
+            ``concurrency``. Handlers that share a subscription add theirs up; where one of them
+            has none, and by default, it is the backend's.
         unknown: What becomes of a message whose event name no class here goes by:
             ``"dead_letter"``, the default, or ``"skip"``: acked and counted.
         middlewares: Around this handler alone, inside those of the router, outermost first.
@@ -50,15 +70,6 @@ class HandlerOptions(TypedDict, total=False):
             handler. What it yields is the handler's second argument. Default: none.
     """
 
-    concurrency: int
-    order_key: Callable[[Any], Hashable]
-    order: Literal["strict", "relaxed"]
-    timeout: float | None
-    on_failure: FailurePolicy
-    max_deliveries: int
-    max_in_flight: int
-    unknown: Literal["dead_letter", "skip"]
-    middlewares: Sequence[Middleware | MiddlewareFactory]
     batch: int
     max_wait: float
     resources: Callable[[], AbstractAsyncContextManager[Any]]

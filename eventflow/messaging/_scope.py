@@ -297,10 +297,11 @@ class Scope:
 
     def health_of(self, name: str) -> HandlerHealth:
         """How one handler is."""
-        runner = self.runners.get(name) or next(
-            (stopping for stopping in self._stopping if stopping.name == name), None
-        )
-        return HandlerHealth(name=name, state="stopped") if runner is None else runner.health()
+        runner = self.runners.get(name)
+        if runner is not None:
+            return runner.health()
+        is_stopping = any(stopping.name == name for stopping in self._stopping)
+        return HandlerHealth(name=name, state="stopping" if is_stopping else "stopped")
 
     def health(self) -> RouterHealth:
         """How it is; handlers that were stopped alone are no part of it any more."""

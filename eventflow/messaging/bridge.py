@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -18,15 +19,15 @@ from eventflow.errors import (
     BusNotEnteredError,
     InvalidOptionError,
 )
-from eventflow.events import Event
+from eventflow.events import Event, event_name
 from eventflow.failure import DeadLetter, FailurePolicy, Retry
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import JsonCodec, Received, message_of
-from eventflow.messaging.protocols import Publisher
+from eventflow.messaging.codec import JsonCodec, Received, check_codec, message_of
+from eventflow.messaging.protocols import Publisher, check_publisher
 from eventflow.messaging.router import Router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Unpack
 
@@ -42,6 +43,9 @@ log = EventLogger("eventflow.bridge")
 
 AGAIN_S = (1, 2, 5, 10, 20, 30)
 """Seconds until an event comes again, by how often it came."""
+
+LOOK_S = 0.5
+"""Between two looks whether a bus that was left is entered again."""
 
 FORWARDING = FailurePolicy(retry=Retry(attempts=10))
 FORWARD_TIMEOUT_S = 60.0
@@ -78,6 +82,7 @@ class Bridge:
         name: Name in logs and in the ledger.
         drain_timeout: Seconds for subscriptions to be done with what was brought; 0 or more.
         cancel_grace: As a `Router`'s; above 0.
+        codec: How bodies become events. Default: JSON.
 
     Raises:
         ConfigurationError: An argument is not what it should be.
@@ -102,6 +107,7 @@ class Bridge:
         name: str = "bridge",
         drain_timeout: float = 20.0,
         cancel_grace: float = 5.0,
+        codec: Codec | None = None,
     ) -> None:
         _check_bus(bus)
         if ack not in ("when_done", "when_offered"):
@@ -112,10 +118,17 @@ class Bridge:
         self._subscriber = subscriber
         self._waits = ack == "when_done"
         self._is_leaving: asyncio.Event | None = None
-        self._router = Router(name, drain_timeout=drain_timeout, cancel_grace=cancel_grace)
+        if dead_letter is not None and not isinstance(cast("object", dead_letter), DeadLetter):
+            raise InvalidOptionError(
+                f"dead_letter takes a DeadLetter(…), not {dead_letter!r}", option="dead_letter"
+            )
+        self._look: asyncio.TimerHandle | None = None
+        self._router = Router(
+            name, drain_timeout=drain_timeout, cancel_grace=cancel_grace, codec=codec or JsonCodec()
+        )
         self._handler = self._router.add_handler(
             name,
-            tuple(events),
+            _classes(events),
             self._bring,
             subscriber=subscriber,
             # A worker for each event that somebody still handles. They offer in the order in
@@ -164,6 +177,9 @@ class Bridge:
         """Bring nothing more, wait for what was brought, give the rest back; see `Router`."""
         if self._is_leaving is not None:
             self._is_leaving.set()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if not is_open(self._bus):
             exc_type = exc_type or BusClosedError  # nothing that waits here can end: don't wait
         await self._router.__aexit__(exc_type, exc, traceback)
@@ -177,17 +193,17 @@ class Bridge:
         receipt = Receipt()
         refused = ""
         try:
-            sender = delivery.message.metadata.get(meta.FROM_BUS)
-            if sender is not None and sender == origin_of(bus):
+            if delivery.message.metadata.get(meta.FROM_BUS) == _mark(bus, event):
                 return
             await bring(bus, Envelope(event, item.correlation, item.causation, metadata, receipt))
         except BufferFullError as exc:
             refused = shown(exc)
         except BusError as exc:
             # Nobody can have it until the bus is entered again: take nothing in until then.
-            self._handler.pause()
             log.error("eventflow.bridge_stalled", error=exc, bridge=self.name, bus=bus.name)
-            delivery.nack()
+            self._handler.pause()
+            delivery.release()
+            self._look_again()
             return
         if self._waits:
             await receipt.wait()
@@ -195,6 +211,14 @@ class Bridge:
                 refused = refused or "a subscription lost it"
         if refused:
             await self._have_it_again(delivery, refused)
+
+    def _look_again(self) -> None:
+        """Go on when the bus is open."""
+        if is_open(self._bus):
+            self._look = None
+            self._handler.resume()
+        elif self._is_leaving is not None and not self._is_leaving.is_set():
+            self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
 
     async def _have_it_again(self, delivery: Delivery, reason: str) -> None:
         delay = AGAIN_S[min(delivery.deliveries or 1, len(AGAIN_S)) - 1]
@@ -242,7 +266,7 @@ def forward(
     publisher: Publisher,
     *,
     events: Iterable[type[Event]],
-    key: Callable[[Event], str | None] | None = None,
+    key: Callable[[Any], str | None] | None = None,
     codec: Codec | None = None,
     **options: Unpack[SubscribeOptions[Any]],
 ) -> list[Subscription]:
@@ -270,18 +294,9 @@ def forward(
         forward(bus, broker.publisher(), events=[OrderPaid])
     """
     _check_bus(bus)
-    if not isinstance(publisher, Publisher):
-        raise InvalidOptionError(
-            f"publisher takes what broker.publisher() returns, not {type(publisher).__name__}",
-            option="publisher",
-        )
-    classes = tuple(dict.fromkeys(events))
-    given: tuple[object, ...] = classes
-    if not given or not all(isinstance(c, type) and issubclass(c, Event) for c in given):
-        raise InvalidOptionError(
-            f"events takes one subclass of Event or more, not {classes!r}", option="events"
-        )
-    encoder = codec or JsonCodec()
+    check_publisher(publisher)
+    classes = _classes(events)
+    encoder = JsonCodec() if codec is None else check_codec(codec)
 
     async def send(event: Event) -> None:
         attempt = current_attempt()
@@ -291,7 +306,7 @@ def forward(
         elif carried.receipt is not None:
             return
         message = message_of(event, carried, encoder, key=None if key is None else key(event))
-        metadata = {**message.metadata, meta.FROM_BUS: origin_of(bus)}
+        metadata = {**message.metadata, meta.FROM_BUS: _mark(bus, event)}
         await publisher.publish(event.topic or "", message.copy(metadata=metadata))
 
     made: list[Subscription] = []
@@ -311,6 +326,21 @@ def forward(
             subscription.cancel()
         raise
     return made
+
+
+def _mark(bus: EventBus, event: Event) -> str:
+    """Says that this very event came from this bus; one that was made of it did not."""
+    return f"{origin_of(bus)} {event_name(event)} {event.id}"
+
+
+def _classes(events: object) -> tuple[type[Event], ...]:
+    given = tuple(events) if isinstance(events, Iterable) and not isinstance(events, type) else ()
+    if not given or not all(isinstance(c, type) and issubclass(c, Event) for c in given):
+        raise InvalidOptionError(
+            f"events takes one event class or more, as in [OrderPlaced], not {events!r}",
+            option="events",
+        )
+    return tuple(dict.fromkeys(given))
 
 
 def _check_bus(bus: object) -> None:

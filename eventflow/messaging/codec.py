@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from eventflow._cause import Envelope
-from eventflow.errors import InvalidOptionError
+from eventflow._texts import is_text
+from eventflow.errors import InvalidMessageError, InvalidOptionError
 from eventflow.events import Event, event_name
 from eventflow.messaging import metadata as meta
 from eventflow.messaging.message import Message
@@ -131,6 +132,8 @@ def message_of(
     texts[meta.CORRELATION_ID] = _id(correlation) or event.id
     if causation is not None:
         texts[meta.CAUSATION_ID] = _id(causation) or ""
+    if key is not None and not is_text(key):
+        raise InvalidMessageError(f"the key of a message is a text, not {key!r}")
     return Message.received(event.id, codec.encode(event), texts, key=key)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import current_cause, envelope
+from eventflow._texts import check_texts
 from eventflow.errors import EventDefinitionError, InvalidOptionError, UnknownEventError
 from eventflow.events import Event, event_name
+from eventflow.lifecycle.options import check_seconds
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import Codec, JsonCodec, message_of
+from eventflow.messaging.codec import Codec, JsonCodec, check_codec, message_of
+from eventflow.messaging.protocols import check_publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from eventflow.messaging.protocols import Publisher
 
 __all__ = ("BrokerEventPublisher",)
+
+LONGEST_DELAY_S = 315_360_000
+"""Ten years."""
 
 
 class BrokerEventPublisher:
@@ -40,13 +46,16 @@ class BrokerEventPublisher:
         publisher: Publisher,
         *,
         events: Iterable[type[Event]] | None = None,
-        key: Callable[[Event], str | None] | None = None,
+        key: Callable[[Any], str | None] | None = None,
         codec: Codec | None = None,
     ) -> None:
+        check_publisher(publisher)
+        if key is not None and not callable(key):
+            raise InvalidOptionError(f"key takes a function of an event, not {key!r}", option="key")
         self._publisher = publisher
         self._events = None if events is None else tuple(_checked(event) for event in events)
         self._key = key
-        self._codec = codec or JsonCodec()
+        self._codec = JsonCodec() if codec is None else check_codec(codec)
 
     @property
     def events(self) -> tuple[type[Event], ...] | None:
@@ -70,13 +79,16 @@ class BrokerEventPublisher:
             event: An event whose class has a topic.
             key: Of this publication, in the place of what ``key=`` of the publisher gives.
             delay: Seconds after which it is delivered, at the earliest; rounded up to a whole
-                second. Needs `Features.publish_delay`.
-            metadata: Custom texts, in addition to those of `eventflow.publishing`.
+                second, at most ten years. Needs `Features.publish_delay`.
+            metadata: Custom texts, in addition to those of `eventflow.publishing`, which says
+                what they may be.
 
         Raises:
             UnknownEventError: The class is not among ``events``.
             EventDefinitionError: Not an event, or of a class without a topic.
             EventEncodeError: The event has no body.
+            InvalidOptionError: A delay or metadata that can't be.
+            InvalidMessageError: A key that is no text.
             UnsupportedFeatureError: A delay that the backend can't keep.
             PublishError: See `eventflow.messaging.Publisher.publish`.
         """
@@ -95,13 +107,12 @@ class BrokerEventPublisher:
             key = self._key(event)
         message = message_of(event, carried, self._codec, key=key)
         if metadata is not None:
-            # Names that mean something stay ours.
-            message = message.copy(metadata={**metadata, **message.metadata})
+            message = message.copy(metadata={**message.metadata, **check_texts(metadata)})
         if delay:
-            if not 0 < delay < float("inf"):
+            check_seconds("delay", delay)
+            if delay > LONGEST_DELAY_S:
                 raise InvalidOptionError(
-                    f"delay must be a finite number of seconds, 0 or more, not {delay!r}",
-                    option="delay",
+                    f"delay is at most {LONGEST_DELAY_S:,} s, not {delay!r}", option="delay"
                 )
             self._publisher.features.require("publish_delay")
             texts = meta.delay_metadata(delay, now=datetime.now(UTC))

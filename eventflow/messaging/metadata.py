@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from eventflow._texts import is_reserved
 from eventflow.events.identity import read_time as parsed_time
 
 if TYPE_CHECKING:
@@ -52,9 +53,6 @@ DELAYED_UNTIL = "_watermill_delayed_until"
 """When it may be delivered, RFC 3339 in whole seconds. Watermill's."""
 DELAYED_FOR = "_watermill_delayed_for"
 """The same as a Go duration, from when it was published; for people. Watermill's."""
-
-_OURS = frozenset({NAME, CORRELATION_ID, CAUSATION_ID})
-_PREFIXES = ("eventflow_", "_watermill_")
 
 MAX_ID_LENGTH = 255
 MAX_FAILURES = 1_000_000
@@ -108,11 +106,7 @@ def delayed_until(metadata: Mapping[str, str]) -> datetime | None:
 
 def custom(metadata: Mapping[str, str]) -> dict[str, str]:
     """What the publisher added: all but the names that mean something to us or to Watermill."""
-    return {
-        name: value
-        for name, value in metadata.items()
-        if name not in _OURS and not name.startswith(_PREFIXES)
-    }
+    return {name: value for name, value in metadata.items() if not is_reserved(name)}
 
 
 def _go_duration(seconds: float) -> str:

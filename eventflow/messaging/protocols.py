@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from eventflow.messaging.features import Features
     from eventflow.messaging.message import Message
 
-__all__ = ("Broadcast", "Broker", "Deliveries", "Group", "Publisher", "Subscriber", "check_group")
+__all__ = (
+    "Broadcast",
+    "Broker",
+    "Deliveries",
+    "Group",
+    "Publisher",
+    "Subscriber",
+    "check_group",
+    "check_publisher",
+)
 
 
 class Broadcast:
@@ -249,6 +258,20 @@ class Broker(ABC):
         Raises:
             InvalidOptionError: The group is empty.
         """
+
+
+def check_publisher(publisher: object) -> Publisher:
+    """Return a publisher, or say that it is none.
+
+    Raises:
+        InvalidOptionError: It can't publish messages.
+    """
+    if not isinstance(publisher, Publisher):
+        raise InvalidOptionError(
+            f"publisher takes what broker.publisher() returns, not {type(publisher).__name__}",
+            option="publisher",
+        )
+    return publisher
 
 
 def check_group(group: object) -> Group:

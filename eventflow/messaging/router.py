@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from eventflow._cause import current_attempt
 from eventflow.errors import DeadlockError, InvalidOptionError, RouterError
+from eventflow.events import Event
 from eventflow.lifecycle.options import check_name, check_seconds, check_whole
 from eventflow.messaging._binding import Binding
 from eventflow.messaging._including import bindings_of
@@ -21,20 +22,24 @@ from eventflow.messaging.statistics import RouterHealth, RouterStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Unpack
 
     from eventflow.bus import Listeners
-    from eventflow.events import Event
     from eventflow.failure import FailurePolicy
-    from eventflow.messaging._options import HandlerOptions
+    from eventflow.messaging._options import CommonOptions, HandlerOptions
+    from eventflow.messaging.batch import Batch
     from eventflow.messaging.codec import Codec
+    from eventflow.messaging.message import Message
     from eventflow.messaging.middleware.protocol import Middleware, MiddlewareFactory
     from eventflow.messaging.protocols import Publisher, Subscriber
 
 __all__ = ("Router",)
 
+E = TypeVar("E", bound=Event)
 H = TypeVar("H", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _JSON = JsonCodec()
 
@@ -118,16 +123,115 @@ class Router:
 
     # Handlers
 
+    @overload
     def add_handler(
         self,
         name: str,
-        source: type[Event] | Sequence[type[Event]] | str,
+        source: type[E],
+        handler: Callable[[E], object],
+        *,
+        subscriber: Subscriber,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        **options: Unpack[CommonOptions[E]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: type[E],
+        handler: Callable[[E, R], object],
+        *,
+        subscriber: Subscriber,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        resources: Callable[[], AbstractAsyncContextManager[R]],
+        **options: Unpack[CommonOptions[E]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: type[E],
+        handler: Callable[[Batch[E]], object],
+        *,
+        subscriber: Subscriber,
+        batch: int,
+        max_wait: float = 0.05,
+        **options: Unpack[CommonOptions[E]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: type[E],
+        handler: Callable[[Batch[E], R], object],
+        *,
+        subscriber: Subscriber,
+        batch: int,
+        max_wait: float = 0.05,
+        resources: Callable[[], AbstractAsyncContextManager[R]],
+        **options: Unpack[CommonOptions[E]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: str,
+        handler: Callable[[Message], object],
+        *,
+        subscriber: Subscriber,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        **options: Unpack[CommonOptions[Message]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: str,
+        handler: Callable[[Message, R], object],
+        *,
+        subscriber: Subscriber,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        resources: Callable[[], AbstractAsyncContextManager[R]],
+        **options: Unpack[CommonOptions[Message]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: str,
+        handler: Callable[[Batch[Message]], object],
+        *,
+        subscriber: Subscriber,
+        batch: int,
+        max_wait: float = 0.05,
+        **options: Unpack[CommonOptions[Message]],
+    ) -> RouterHandler: ...
+    @overload
+    def add_handler(
+        self,
+        name: str,
+        source: Sequence[type[Event]],
         handler: Callable[..., Any],
         *,
         subscriber: Subscriber,
         publisher: Publisher | None = None,
         publish_topic: str | None = None,
         **options: Unpack[HandlerOptions],
+    ) -> RouterHandler: ...
+    def add_handler(
+        self,
+        name: str,
+        source: Any,
+        handler: Callable[..., Any],
+        *,
+        subscriber: Subscriber,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        **options: Any,
     ) -> RouterHandler:
         """Bind a handler to what comes from a broker.
 
@@ -173,12 +277,20 @@ class Router:
         source: type[Event] | Sequence[type[Event]] | str,
         *,
         subscriber: Subscriber,
-        **options: Any,
+        publisher: Publisher | None = None,
+        publish_topic: str | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> Callable[[H], H]:
         """Decorator for `add_handler`; the function stays as it is, and directly callable."""
 
         def bind(handler: H) -> H:
-            self.add_handler(name, source, handler, subscriber=subscriber, **options)
+            given: Any = {
+                **options,
+                "subscriber": subscriber,
+                "publisher": publisher,
+                "publish_topic": publish_topic,
+            }
+            self.add_handler(name, source, handler, **given)
             return handler
 
         return bind

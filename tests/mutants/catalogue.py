@@ -671,8 +671,8 @@ MUTANTS = (
     Mutant(
         "an event comes back to the bus that sent it",
         "messaging/bridge.py",
-        "            if sender is not None and sender == origin_of(bus):\n",
-        "            if sender is not None and sender == origin_of(bus) + '?':\n",
+        "            if delivery.message.metadata.get(meta.FROM_BUS) == _mark(bus, event):\n",
+        "            if delivery.message.metadata.get(meta.FROM_BUS) == origin_of(bus):\n",
     ),
     Mutant(
         "a dead letter keeps what a decorator made of the message",
@@ -709,9 +709,9 @@ MUTANTS = (
     Mutant(
         "the dead letter is stored after the ack",
         "messaging/_burial.py",
-        "            await job.reader.dead_letters.publish(topic, letter)\n",
+        "            await runner.dead_letters_of(job.reader).publish(topic, letter)\n",
         "            job.delivery.ack()\n"
-        "            await job.reader.dead_letters.publish(topic, letter)\n",
+        "            await runner.dead_letters_of(job.reader).publish(topic, letter)\n",
     ),
     Mutant(
         "a dead letter that can't be stored is given up",
@@ -723,8 +723,8 @@ MUTANTS = (
     Mutant(
         "a dead letter that can't be stored pauses nobody",
         "messaging/_burial.py",
-        '            runner.pause(self, f"message',
-        '            str(f"message',
+        "            runner.pause(\n",
+        "            str(\n",
     ),
     Mutant(
         "a dead letter has the event as it was understood",
@@ -735,8 +735,8 @@ MUTANTS = (
     Mutant(
         "a dead letter begins where the retries ended",
         "messaging/dead_letter.py",
-        "    for name in (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR):\n",
-        "    for name in (meta.DELAYED_UNTIL, meta.DELAYED_FOR):\n",
+        "    stale = (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR)\n",
+        "    stale = (meta.DELAYED_UNTIL, meta.DELAYED_FOR)\n",
     ),
     Mutant(
         "recorded failures start anew with each delivery",
@@ -812,6 +812,80 @@ MUTANTS = (
         "        if job.delivery.ack() or True:\n            self.handled += 1\n",
     ),
     Mutant(
+        "what waits for a handler that stops is kept",
+        "messaging/_runner.py",
+        "        for job in unstarted:\n            job.delivery.release()\n",
+        "",
+    ),
+    Mutant(
+        "what comes for a handler that was stopped is unknown",
+        "messaging/_reader.py",
+        "        self._gone |= self._by_name.keys() - kept.keys()\n",
+        "",
+    ),
+    Mutant(
+        "a handler that was stopped pauses its neighbours for ever",
+        "messaging/_reader.py",
+        "            self._raw = None\n        self.adjust()\n",
+        "            self._raw = None\n",
+    ),
+    Mutant(
+        "a successor reads what its predecessor leaves",
+        "messaging/_scope.py",
+        "                    self._readers.pop((reader.subscriber, reader.topic), None)\n",
+        "",
+    ),
+    Mutant(
+        "the counts of a handler that was stopped are forgotten",
+        "messaging/_scope.py",
+        "        self._gone[runner.name] = self._row(runner.name, (runner,))\n",
+        "",
+    ),
+    Mutant(
+        "a stop cuts a dead letter on its way",
+        "messaging/_scope.py",
+        "        if under_way and (left := until - self.loop.time()) > 0:\n",
+        "        if under_way and (left := until - self.loop.time()) > 1e9:\n",
+    ),
+    Mutant(
+        "a validator that raises no Exception ends the reader",
+        "messaging/_reader.py",
+        "        except BaseException as exc:  # noqa: BLE001 - a codec's own, or a validator's\n",
+        "        except Exception as exc:  # noqa: BLE001 - a codec's own, or a validator's\n",
+    ),
+    Mutant(
+        "a message that is in a batch twice fails once",
+        "messaging/batch.py",
+        "        return found\n",
+        "        return found[:1]\n",
+    ),
+    Mutant(
+        "a message that a decorator refused reaches a handler of messages",
+        "messaging/_reader.py",
+        "            runner.refuse(delivery, exc, self)\n        else:\n"
+        "            runner.offer(delivery, stand_in, self)\n",
+        "            runner.offer(delivery, stand_in, self)\n        else:\n"
+        "            runner.offer(delivery, stand_in, self)\n",
+    ),
+    Mutant(
+        "dead letters go to the broker of the message alone",
+        "messaging/_runner.py",
+        "        return self.binding.dead_letters.publisher or reader.publisher\n",
+        "        return reader.publisher\n",
+    ),
+    Mutant(
+        "a handler that cancels itself is taken for one that is stopped",
+        "messaging/_worker.py",
+        "            if runner.is_being_stopped:\n                runner.cut(job)\n",
+        "            if not runner.abandoned:\n                runner.cut(job)\n",
+    ),
+    Mutant(
+        "an error that time does not mend is tried again",
+        "failure.py",
+        "        if not isinstance(error, self.on) or self._is_hopeless(error):\n",
+        "        if not isinstance(error, self.on):\n",
+    ),
+    Mutant(
         "a kept cell gets the next message",
         "messaging/_worker.py",
         "                    or references(cell) != of_cell\n",
@@ -874,8 +948,8 @@ MUTANTS = (
     Mutant(
         "a message that is given back counts as delivered",
         "brokers/memory/_log.py",
-        "        again.deliveries -= 1\n",
-        "        again.deliveries -= 0\n",
+        "        self._put_back(delivery, due).deliveries -= 1\n",
+        "        self._put_back(delivery, due)\n",
     ),
     Mutant(
         "leaving a subscription forgets what is unsettled",
@@ -894,8 +968,8 @@ MUTANTS = (
     Mutant(
         "a full topic drops what a group still needs",
         "brokers/memory/_log.py",
-        "        self.room_until = lowest + self._capacity\n",
-        "        self.room_until = lowest + 2 * self._capacity\n",
+        "        self.room_until = self.end + self._capacity - most\n",
+        "        self.room_until = self.end + 2 * self._capacity - most\n",
     ),
     Mutant(
         "a paused subscription spins",

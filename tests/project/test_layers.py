@@ -24,6 +24,7 @@ LAYERS = (
         "typing",
         "failure",
         "_cause",
+        "_texts",
         "_escape",
         "context",
         "_log",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from eventflow.lifecycle.lanes import Lanes
 from eventflow.messaging import Delivery, SettlementState
@@ -13,21 +13,9 @@ if TYPE_CHECKING:
 
     from eventflow.messaging import Message, Settler
 
-__all__ = ("Group", "Log", "MemoryDelivery", "Special")
+__all__ = ("Group", "Log", "MemoryDelivery")
 
 _PENDING = SettlementState.PENDING
-
-
-class Special(NamedTuple):
-    """What only a few messages have.
-
-    Attributes:
-        not_before: Loop time before which it is not delivered.
-        failures: Failures recorded with it when it was published.
-    """
-
-    not_before: float
-    failures: int
 
 
 class MemoryDelivery(Delivery):
@@ -157,21 +145,18 @@ class Group:
 
     def _read(self, taken: list[MemoryDelivery], limit: int, now: float, settler: Settler) -> None:
         """Read on in the log."""
-        log, opened, specials, topic = self._log, self._open, self._log.specials, self._log.topic
+        log, opened, due, topic = self._log, self._open, self._log.due, self._log.topic
         offset, end = self._position, log.end
         while offset < end and len(taken) < limit:
             message = log[offset]
-            special = specials.get(offset) if specials else None
-            if message.key is None and special is None:
-                delivery = MemoryDelivery(message, topic, offset, settler, 1, 0)
-                opened[offset] = delivery
+            not_before = due.get(offset) if due else None
+            if message.key is None and not_before is None:
+                delivery = opened[offset] = MemoryDelivery(message, topic, offset, settler, 1, 0)
                 taken.append(delivery)
             else:
-                failures = 0 if special is None else special.failures
-                delivery = MemoryDelivery(message, topic, offset, None, 0, failures)
-                opened[offset] = delivery
-                if special is not None and special.not_before > now:
-                    heapq.heappush(self._delayed, (special.not_before, offset))
+                delivery = opened[offset] = MemoryDelivery(message, topic, offset, None, 0, 0)
+                if not_before is not None and not_before > now:
+                    heapq.heappush(self._delayed, (not_before, offset))
                 elif self._enter_lane(delivery):
                     delivery.hand_out(settler)
                     taken.append(delivery)
@@ -226,7 +211,7 @@ class Log:
         topic: Its name.
         end: Offset of the next message to come.
         is_full: Whether somebody waits for room.
-        specials: What is special about a message, by offset.
+        due: Loop times before which messages are not delivered, by offset.
         room_until: The end up to which there is room, as far as is known; see `has_room`.
     """
 
@@ -236,7 +221,7 @@ class Log:
         self.broadcasts: set[Group] = set()
         self.end = 0
         self.is_full = False
-        self.specials: dict[int, Special] = {}
+        self.due: dict[int, float] = {}
         self._capacity = capacity
         self._on_room = on_room
         # A list and not a deque, which takes long to look into its middle.
@@ -268,13 +253,13 @@ class Log:
         self.is_full = self.end + count > self.room_until
         return not self.is_full
 
-    def append(self, messages: Sequence[Message], specials: Mapping[int, Special]) -> None:
-        """Store messages, some of which have something special, by their place among them.
+    def append(self, messages: Sequence[Message], due: Mapping[int, float]) -> None:
+        """Store messages, some of which are due later, by their place among them.
 
         There has to be room.
         """
-        if specials:
-            self.specials.update({self.end + at: special for at, special in specials.items()})
+        if due:
+            self.due.update({self.end + at: time for at, time in due.items()})
         self._messages.extend(messages)
         self.end += len(messages)
         # Twice the capacity, so that removing the front, which moves the rest, is rare.
@@ -282,8 +267,8 @@ class Log:
             surplus = len(self._messages) - self._capacity
             del self._messages[:surplus]
             self._base += surplus
-            for offset in [offset for offset in self.specials if offset < self._base]:
-                del self.specials[offset]
+            for offset in [offset for offset in self.due if offset < self._base]:
+                del self.due[offset]
 
     def look_for_room(self) -> None:
         """Tell those who wait, if there is room again."""

@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.memory._log import Log, Special
+from eventflow.brokers.memory._log import Log
 from eventflow.errors import BrokerClosedError
 from eventflow.events import validate_topic
-from eventflow.messaging.metadata import DELAYED_UNTIL, FAILURES, delayed_until, failures
+from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from eventflow.messaging import Message
 
-__all__ = ("Store", "Waiters", "specials")
+__all__ = ("Store", "Waiters", "due_times")
 
-_NOTHING: Mapping[int, Special] = MappingProxyType({})
+_AT_ONCE: Mapping[int, float] = MappingProxyType({})
 
 
 class Waiters:
@@ -122,21 +122,19 @@ class Store:
             topic.writers.wake(None)
 
 
-def specials(messages: Sequence[Message]) -> Mapping[int, Special]:
-    """What some messages have besides, by place: a time when they are due, failures."""
+def due_times(messages: Sequence[Message]) -> Mapping[int, float]:
+    """Loop times before which some messages are not delivered, by their place."""
     for message in messages:
-        if DELAYED_UNTIL in message.metadata or FAILURES in message.metadata:
-            return _specials(messages)
-    return _NOTHING
+        if DELAYED_UNTIL in message.metadata:
+            return _due_times(messages)
+    return _AT_ONCE
 
 
-def _specials(messages: Sequence[Message]) -> dict[int, Special]:
-    found: dict[int, Special] = {}
+def _due_times(messages: Sequence[Message]) -> dict[int, float]:
+    found: dict[int, float] = {}
     for at, message in enumerate(messages):
-        texts = message.metadata
-        if DELAYED_UNTIL in texts or FAILURES in texts:
-            until = delayed_until(texts)
-            left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
-            due = asyncio.get_running_loop().time() + left if left > 0 else 0.0
-            found[at] = Special(due, failures(texts))
+        until = delayed_until(message.metadata)
+        left = 0.0 if until is None else (until - datetime.now(UTC)).total_seconds()
+        if left > 0:
+            found[at] = asyncio.get_running_loop().time() + left
     return found

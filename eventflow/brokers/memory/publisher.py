@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.memory._store import specials
-from eventflow.errors import MessageTooLargeError, PublishError, PublishTimeoutError
+from eventflow.brokers.memory._store import due_times
+from eventflow.errors import (
+    InvalidMessageError,
+    MessageTooLargeError,
+    PublishError,
+    PublishTimeoutError,
+)
 from eventflow.events import validate_topic
+from eventflow.messaging import Message
 
 if TYPE_CHECKING:
     from eventflow.brokers.memory._store import Store
-    from eventflow.messaging import Features, Message
+    from eventflow.messaging import Features
 
 __all__ = ("MemoryPublisher",)
 
 CHECKPOINT_EVERY = 256
+
+
+def _stranger(messages: tuple[object, ...]) -> str:
+    return next((type(m).__name__ for m in messages if not isinstance(m, Message)), "these")
 
 
 class MemoryPublisher:
@@ -54,7 +64,13 @@ class MemoryPublisher:
         log = found.log
         if log.end + count > log.room_until and not log.has_room(count):
             await self._wait_for_room(topic, messages)
-        log.append(messages, specials(messages))
+        try:
+            due = due_times(messages)
+        except AttributeError:
+            raise InvalidMessageError(
+                f"only messages are published, as Message(b'…'), not {_stranger(messages)}"
+            ) from None
+        log.append(messages, due)
         if found.readers:
             found.readers.wake(None)
 

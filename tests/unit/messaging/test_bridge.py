@@ -36,6 +36,7 @@ from eventflow.messaging import (
     Features,
     Message,
     PublisherDecorator,
+    Router,
     SettlementState,
     SubscriberDecorator,
     forward,
@@ -424,7 +425,7 @@ class Base(Event):
     ("change", "error", "said"),
     [
         ({"ack": "always"}, InvalidOptionError, "when_offered"),
-        ({"events": []}, InvalidTopicError, "one event class or more"),
+        ({"events": []}, InvalidOptionError, "one event class or more"),
         ({"events": [Base]}, InvalidTopicError, "base without a topic"),
         ({"max_in_flight": 0}, InvalidOptionError, "concurrency|max_in_flight"),
         ({"bus": "bus"}, InvalidOptionError, "EventBus, not str"),
@@ -511,8 +512,8 @@ async def test_forwarding_tries_again_and_keeps_order(broker: MemoryBroker) -> N
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"events": []}, "one subclass of Event"),
-        ({"events": ["orders"]}, "one subclass of Event"),
+        ({"events": []}, "one event class or more"),
+        ({"events": ["orders"]}, "one event class or more"),
         ({"bus": None}, "EventBus, not NoneType"),
         ({"publisher": EventBus()}, "publisher takes what broker.publisher"),
         ({"nonsense": 1}, "nonsense"),
@@ -617,6 +618,57 @@ async def test_a_made_up_sender_changes_nothing(broker: MemoryBroker) -> None:
             await asyncio.sleep(1)
     assert seen.numbers == [1, 1, 1]
     assert not seen.contexts[0].metadata
+
+
+async def test_what_was_made_of_an_event_is_no_echo_of_it(broker: MemoryBroker) -> None:
+    """A service elsewhere keeps the metadata, as is usual there, and gives another event back."""
+    seen = Seen()
+
+    async def settle(message: Message) -> Message:
+        return Message(b'{"n":2}', {**message.metadata, "name": "Paid"}, id=message.id)
+
+    elsewhere = Router()
+    elsewhere.add_handler(
+        "settle",
+        Placed.topic or "",
+        settle,
+        subscriber=broker.subscriber(group="elsewhere"),
+        publisher=broker.publisher(),
+        publish_topic="paid",
+    )
+
+    class Settled(Event, topic="paid", name="Paid"):
+        n: int
+
+    async with EventBus() as bus, elsewhere:
+        bus.subscribe(Settled, seen)
+        forward(bus, broker.publisher(), events=[Placed])
+        async with Bridge(broker.subscriber(group="shop"), bus, events=[Settled]):
+            await bus.publish(Placed(n=1))
+            await asyncio.sleep(1)
+    assert seen.numbers == [2]
+
+
+async def test_a_bridge_goes_on_when_its_bus_is_entered_again(broker: MemoryBroker) -> None:
+    """Meanwhile it receives nothing, and nothing counts as delivered."""
+    seen, bus = Seen(), EventBus()
+    bus.subscribe(Placed, seen)
+    group = broker.subscriber(group="shop")
+    await bus.__aenter__()
+    async with Bridge(group, bus, events=[Placed], max_deliveries=2) as bridge:
+        await bus.__aexit__(None, None, None)
+        await publish(broker, Placed(n=1))
+        await asyncio.sleep(100)
+        assert not bridge.is_ready
+        assert await group.lag("orders") == 1
+        async with bus:
+            await asyncio.sleep(1)
+            assert bridge.is_ready
+            assert seen.numbers == [1]
+            await publish(broker, Placed(n=2))
+            await asyncio.sleep(1)
+            assert seen.numbers == [1, 2]
+    assert await stored(broker, "orders.dead_letter") == []
 
 
 # At random

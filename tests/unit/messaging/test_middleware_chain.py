@@ -664,6 +664,7 @@ async def test_untimed_and_publish_outputs_do_nothing_where_there_is_nothing_to_
     router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"), timeout=None)
     async with router:
         await send(broker, 1)
+        assert router.scope is not None
         runner: Any = router.scope.runners["h"]
         assert not runner.has_timed_out
         with runner.untimed():

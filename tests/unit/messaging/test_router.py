@@ -30,7 +30,7 @@ from eventflow.errors import (
     ResourceError,
     RouterError,
 )
-from eventflow.failure import DeadLetter
+from eventflow.failure import DeadLetter, Log
 from eventflow.messaging import BrokerEventPublisher, Message, Router
 from tests.unit.messaging.support import QUICK, Paid, Placed, Shipped, now, stored
 
@@ -785,81 +785,107 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
     router = Router()
     group = broker.subscriber(group="g")
 
-    async def handler(event: Placed) -> None: ...
+    async def handler(event: Any) -> None: ...
 
     class Base(Event):
         n: int
 
+    add: Any = router.add_handler
+    not_a_policy: Any = FailurePolicy
     router.add_handler("h", Placed, handler, subscriber=group)
     other = broker.subscriber(group="other")
     refused: list[tuple[type[Exception], str, Callable[[], Any]]] = [
         (
             InvalidOptionError,
             "named 'h' already",
-            lambda: router.add_handler("h", Paid, handler, subscriber=group),
+            lambda: add("h", Paid, handler, subscriber=group),
         ),
         (
             InvalidOptionError,
             "would both get Placed",
-            lambda: router.add_handler("i", Placed, handler, subscriber=group),
+            lambda: add("i", Placed, handler, subscriber=group),
         ),
         (
             InvalidOptionError,
             "would both get every message",
-            lambda: router.add_handler("i", "orders", handler, subscriber=group),
+            lambda: add("i", "orders", handler, subscriber=group),
         ),
         (
             InvalidTopicError,
             "base without a topic",
-            lambda: router.add_handler("i", Base, handler, subscriber=other),
+            lambda: add("i", Base, handler, subscriber=other),
         ),
         (
             InvalidTopicError,
             "belong in patterns",
-            lambda: router.add_handler("i", "orders.*", handler, subscriber=other),
+            lambda: add("i", "orders.*", handler, subscriber=other),
         ),
         (
             InvalidTopicError,
             "one event class or more",
-            lambda: router.add_handler("i", (), handler, subscriber=other),
+            lambda: add("i", (), handler, subscriber=other),
         ),
         (
             InvalidHandlerError,
             "can't be called",
-            lambda: router.add_handler("i", Placed, lambda: None, subscriber=other),
+            lambda: add("i", Placed, lambda: None, subscriber=other),
         ),
         (
             InvalidOptionError,
             "broker.subscriber",
-            lambda: router.add_handler("i", Placed, handler, subscriber="g"),  # type: ignore[arg-type]
+            lambda: add("i", Placed, handler, subscriber="g"),
         ),
         (
             InvalidOptionError,
             "only with publisher=",
-            lambda: router.add_handler("i", Placed, handler, subscriber=other, publish_topic="x"),
+            lambda: add("i", Placed, handler, subscriber=other, publish_topic="x"),
         ),
         (
             InvalidOptionError,
             "unknown option 'retries'",
-            lambda: router.add_handler("i", Placed, handler, subscriber=other, retries=3),  # type: ignore[call-arg]
+            lambda: add("i", Placed, handler, subscriber=other, retries=3),
         ),
         (
             InvalidOptionError,
             "Bridge",
-            lambda: router.add_handler("i", Placed, handler, subscriber=other, capacity=3),  # type: ignore[call-arg]
+            lambda: add("i", Placed, handler, subscriber=other, capacity=3),
         ),
         (
             InvalidOptionError,
             "max_in_flight=3 is too few",
-            lambda: router.add_handler(
-                "i", Placed, handler, subscriber=other, concurrency=4, max_in_flight=3
-            ),
+            lambda: add("i", Placed, handler, subscriber=other, concurrency=4, max_in_flight=3),
         ),
         (
             InvalidOptionError,
             "say one of them",
-            lambda: router.add_handler(
+            lambda: add(
                 "i", Placed, handler, subscriber=other, order="relaxed", order_key=lambda e: e.n
+            ),
+        ),
+        (
+            InvalidOptionError,
+            "takes a Retry",
+            lambda: not_a_policy(retry=3),
+        ),
+        (
+            InvalidOptionError,
+            "takes Log",
+            lambda: not_a_policy(then=Log),
+        ),
+        (
+            InvalidOptionError,
+            "broker.publisher",
+            lambda: DeadLetter(publisher="x"),
+        ),
+        (
+            InvalidOptionError,
+            "and come back",
+            lambda: add(
+                "i",
+                Placed,
+                handler,
+                subscriber=other,
+                on_failure=FailurePolicy(then=DeadLetter("orders")),
             ),
         ),
     ]

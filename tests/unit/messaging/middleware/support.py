@@ -31,7 +31,7 @@ class Seen:
         self._fail = fail
         self._takes = takes
 
-    async def __call__(self, event: Placed) -> None:
+    async def __call__(self, event: Any) -> None:
         self.numbers.append(event.n)
         self.times.append(round(now(), 6))
         await asyncio.sleep(self._takes)

@@ -177,6 +177,20 @@ async def test_a_lease_that_is_over_lets_the_next_take_over(broker: MemoryBroker
     assert await store.reserve("1:h:a", "late", lease=1) is Reservation.RECORDED
 
 
+async def test_the_keys_of_two_handlers_can_not_run_together(broker: MemoryBroker) -> None:
+    """Ids come from the wire: "orders" + "eu/7" has to be another key than "orders/eu" + "7"."""
+    store, first, second = MemoryDeduplicationStore(), Seen(), Seen()
+    router = Router(middlewares=[Deduplicate(store=store)])
+    router.add_handler("orders", Placed, first, subscriber=broker.subscriber(group="g"))
+    router.add_handler("orders/eu", Shipped, second, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await broker.publisher().publish("orders", message("eu/7", 1))
+        await asyncio.sleep(1)
+        shipped = Message(b'{"n":2}', {"name": "Shipped"}, id="7")
+        await broker.publisher().publish("shipments", shipped)
+    assert (first.numbers, second.numbers) == ([1], [2])
+
+
 async def test_each_handler_has_its_own_keys(broker: MemoryBroker) -> None:
     """Around a router, with one store: what one handler has done, the other has still to do."""
     one, two, deduplicate = Seen(), Seen(), once()

@@ -1,0 +1,255 @@
+"""Stopping one handler of a router that runs on: what it had, and what comes for it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventflow.brokers.memory import MemoryBroker, MemorySubscriber
+from eventflow.errors import ConfigurationError, ResourceError
+from eventflow.failure import DeadLetter, FailurePolicy
+from eventflow.messaging import BrokerEventPublisher, Router
+from tests.unit.messaging.support import Paid, Placed, stored
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
+
+
+@pytest.fixture
+async def broker() -> AsyncGenerator[MemoryBroker]:
+    async with MemoryBroker() as opened:
+        yield opened
+
+
+class Gate:
+    """A handler that waits until it is let go on."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.done: list[int] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, event: Any) -> None:
+        self.started.append(event.n)
+        await self.open.wait()
+        self.done.append(event.n)
+
+
+class Done:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    async def __call__(self, event: Any) -> None:
+        self.events.append(event)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event.n for event in self.events]
+
+
+async def publish(broker: MemoryBroker, *events: Placed | Paid) -> None:
+    publisher = BrokerEventPublisher(broker.publisher())
+    for event in events:
+        await publisher.publish(event)
+    await asyncio.sleep(0.01)
+
+
+async def test_what_waits_is_for_others_at_once_and_neighbours_go_on(broker: MemoryBroker) -> None:
+    """The subscription is shared and stays; nothing in it is held for the one that stops."""
+    placed, paid, elsewhere = Gate(), Done(), Done()
+    router, other = Router(), Router()
+    group = broker.subscriber(group="g")
+    stopped = router.add_handler("placed", Placed, placed, subscriber=group, max_in_flight=3)
+    router.add_handler("paid", Paid, paid, subscriber=group, max_in_flight=3)
+    async with router:
+        await publish(broker, *[Placed(n=n) for n in range(5)])
+        assert placed.started == [0]
+        stopping = asyncio.create_task(stopped.aclose())
+        await asyncio.sleep(0.01)
+        assert router.ledger["placed"].released == 4
+        async with other:
+            other.add_handler("placed", Placed, elsewhere, subscriber=group)
+            other.add_handler("paid", Paid, paid, subscriber=group)
+            await other.wait_running()
+            await publish(broker, Placed(n=5), Paid(n=6))
+            assert paid.numbers == [6]
+            await asyncio.sleep(2)
+            assert sorted(elsewhere.numbers) == [1, 2, 3, 4, 5]
+            assert not stopping.done()
+            placed.open.set()
+            await stopping
+        assert placed.done == [0]
+        assert router.ledger["placed"].handled == 1
+        assert await group.lag("orders") == 0
+        assert await stored(broker, "orders.dead_letter") == []
+    assert router.ledger.adds_up
+
+
+async def test_what_comes_for_it_later_waits_for_its_return(broker: MemoryBroker) -> None:
+    """A planned absence makes no dead letters, however long it is."""
+    paid, again = Done(), Done()
+    router, group = Router(), broker.subscriber(group="g")
+    stopped = router.add_handler("placed", Placed, Done(), subscriber=group)
+    router.add_handler("paid", Paid, paid, subscriber=group)
+    async with router:
+        await stopped.aclose()
+        await publish(broker, Placed(n=1), Paid(n=2))
+        await asyncio.sleep(100)
+        assert paid.numbers == [2]
+        assert router.is_ready
+        router.add_handler("placed", Placed, again, subscriber=group)
+        await asyncio.sleep(2)
+        assert again.numbers == [1]
+    assert await stored(broker, "orders.dead_letter") == []
+
+
+async def test_its_successor_receives_while_it_still_stops(broker: MemoryBroker) -> None:
+    """Same name, same class, same group: the usual way to replace a handler."""
+    old, new = Gate(), Done()
+    router, group = Router(), broker.subscriber(group="g")
+    first = router.add_handler("h", Placed, old, subscriber=group)
+    async with router:
+        await publish(broker, Placed(n=1))
+        stopping = asyncio.create_task(first.aclose())
+        await asyncio.sleep(0)
+        second = router.add_handler("h", Placed, new, subscriber=group)
+        await second.wait_running()
+        await publish(broker, Placed(n=2))
+        assert new.numbers == [2]
+        old.open.set()
+        await stopping
+        await publish(broker, Placed(n=3))
+        assert (old.done, new.numbers) == ([1], [2, 3])
+        assert second.statistics().handled == 3, "the counts of a name go on"
+        assert router.is_ready
+    assert router.ledger["h"].handled == 3
+    assert router.ledger.adds_up
+
+
+async def test_whoever_closes_it_too_waits_for_the_same_end(broker: MemoryBroker) -> None:
+    gate = Gate()
+    router = Router()
+    handler = router.add_handler("h", Placed, gate, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await publish(broker, Placed(n=1))
+        both = [asyncio.create_task(handler.aclose()) for _ in range(2)]
+        await asyncio.sleep(1)
+        assert not any(task.done() for task in both)
+        assert handler.health().state == "stopping"
+        gate.open.set()
+        await asyncio.gather(*both)
+        assert handler.health().state == "stopped"
+        await handler.aclose()
+
+
+async def test_the_router_is_left_while_it_stops(broker: MemoryBroker) -> None:
+    """What it handles is finished once, and acked."""
+    gate = Gate()
+    router, group = Router(), broker.subscriber(group="g")
+    handler = router.add_handler("h", Placed, gate, subscriber=group)
+    await router.__aenter__()
+    await publish(broker, Placed(n=1))
+    stopping = asyncio.create_task(handler.aclose())
+    leaving = asyncio.create_task(router.__aexit__(None, None, None))
+    await asyncio.sleep(1)
+    gate.open.set()
+    await asyncio.gather(stopping, leaving)
+    assert gate.done == [1]
+    assert router.ledger["h"].handled == 1
+    assert await group.lag("orders") == 0
+
+
+async def test_its_pause_ends_with_it(broker: MemoryBroker) -> None:
+    """A paused handler pauses the topic, for its neighbours too; one that is gone does not."""
+    paid = Done()
+    router, group = Router(), broker.subscriber(group="g")
+    paused = router.add_handler("placed", Placed, Done(), subscriber=group)
+    router.add_handler("paid", Paid, paid, subscriber=group)
+    async with router:
+        paused.pause()
+        await publish(broker, Paid(n=1))
+        assert paid.numbers == []
+        await paused.aclose()
+        await asyncio.sleep(0.01)
+        assert paid.numbers == [1]
+
+
+async def test_one_whose_resource_can_not_be_opened_takes_nothing(broker: MemoryBroker) -> None:
+    """What it would get is for the others in its group."""
+    elsewhere = Done()
+    router, other = Router(), Router()
+    group = broker.subscriber(group="g")
+    other.add_handler("h", Placed, elsewhere, subscriber=group)
+
+    def resources() -> Any:
+        raise OSError("no database")
+
+    async def handler(event: Placed, resource: object) -> None: ...
+
+    async with router:
+        failed = router.add_handler("h", Placed, handler, subscriber=group, resources=resources)
+        with pytest.raises(ResourceError):
+            await failed.wait_running()
+        await publish(broker, *[Placed(n=n) for n in range(5)])
+        assert failed.health().state == "failed"
+        assert not router.is_ready
+        async with other:
+            await asyncio.sleep(0.01)
+            assert elsewhere.numbers == [0, 1, 2, 3, 4]
+
+
+async def test_one_that_is_added_finds_out_about_its_dead_letters(broker: MemoryBroker) -> None:
+    """Also where its topic is read already."""
+    async with MemoryBroker("small", max_payload_bytes=10) as small:
+        router, group = Router(), broker.subscriber(group="g")
+        router.add_handler("paid", Paid, Done(), subscriber=group)
+        async with router:
+            added = router.add_handler(
+                "placed",
+                Placed,
+                Done(),
+                subscriber=group,
+                on_failure=FailurePolicy(then=DeadLetter(publisher=small.publisher())),
+            )
+            with pytest.raises(ConfigurationError, match="too large for where they go"):
+                await added.wait_running()
+            await publish(broker, Placed(n=1))
+            assert added.statistics().offered == 0, "nothing is received that could not be ended"
+
+
+class Lasting(MemorySubscriber):
+    """As if the messages outlived the process."""
+
+    @property
+    def features(self) -> Any:
+        return dataclasses.replace(super().features, persistent=True)
+
+
+@pytest.mark.fault("ACK-04")
+async def test_a_stop_gives_back_at_once_what_waits(broker: MemoryBroker) -> None:
+    """Another instance has it within moments, however long the handler that runs still takes."""
+    gate, elsewhere = Gate(), Done()
+    group = broker.subscriber(group="g")
+    lasting = Lasting.__new__(Lasting)
+    lasting.__dict__.update(group.__dict__)
+    router, other = Router(), Router()
+    router.add_handler("h", Placed, gate, subscriber=lasting)
+    other.add_handler("h", Placed, elsewhere, subscriber=lasting)
+    await router.__aenter__()
+    await publish(broker, *[Placed(n=n) for n in range(20)])
+    async with other:
+        leaving = asyncio.create_task(router.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)
+        assert len(elsewhere.events) == 19
+        assert not leaving.done()
+        await asyncio.sleep(8)
+        gate.open.set()
+        await leaving
+    assert gate.done == [0]
+    assert elsewhere.numbers == [*range(1, 20)]
+    assert router.ledger["h"].released == 19

@@ -54,6 +54,7 @@ async def publish(broker: MemoryBroker, *events: Event) -> None:
 
 @pytest.mark.fault("RTR-05")
 @pytest.mark.parametrize("error", [Odd, asyncio.CancelledError, GeneratorExit])
+@pytest.mark.promise("2")
 async def test_a_validator_that_raises_anything(
     broker: MemoryBroker, error: type[BaseException]
 ) -> None:

@@ -65,6 +65,7 @@ class Seen:
 # Success
 
 
+@pytest.mark.promise("3")
 async def test_a_message_is_acked_once_its_handler_returned(broker: MemoryBroker) -> None:
     """And not before: while it runs, the message is still the broker's to deliver again."""
     subscriber = broker.subscriber(group="g")
@@ -221,6 +222,7 @@ async def test_a_resource_that_can_not_be_opened_fails_the_entry(broker: MemoryB
 # Transforms
 
 
+@pytest.mark.promise("3")
 async def test_the_outputs_of_a_transform_are_stored_before_the_ack(broker: MemoryBroker) -> None:
     """Messages or events, one or many, each with what caused it."""
     subscriber = broker.subscriber(group="g")
@@ -434,6 +436,7 @@ async def test_a_failure_callback_that_raises_is_called_until_it_does_not(
     assert [event.n for event in handler.events] == [1, 2]
 
 
+@pytest.mark.promise("3")
 async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: MemoryBroker) -> None:
     """Nothing is acked, the topic is not read on, health is red; until it can be stored."""
     original = broker.publisher()
@@ -634,6 +637,7 @@ async def test_relaxed_order_sends_long_waits_through_the_broker(broker: MemoryB
 # Stopping, adding, pausing
 
 
+@pytest.mark.promise("6")
 async def test_leaving_waits_for_what_has_begun(broker: MemoryBroker) -> None:
     done: list[int] = []
 

@@ -512,6 +512,7 @@ class Routed(RuleBasedStateMachine):
                 assert mine == [i for i in self.order if i in set(mine)], ("order", name, key)
 
 
+@pytest.mark.promise("3")
 @pytest.mark.stress
 def test_the_router_at_random() -> None:
     """Whatever its handlers, its broker and its owner do."""

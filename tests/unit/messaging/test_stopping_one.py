@@ -231,6 +231,7 @@ class Lasting(MemorySubscriber):
 
 
 @pytest.mark.fault("ACK-04")
+@pytest.mark.promise("6")
 async def test_a_stop_gives_back_at_once_what_waits(broker: MemoryBroker) -> None:
     """Another instance has it within moments, however long the handler that runs still takes."""
     gate, elsewhere = Gate(), Done()

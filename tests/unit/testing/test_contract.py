@@ -175,7 +175,7 @@ def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, broken, "strict", "-k", "ids_are_kept")
 
-    result.assert_outcomes(failed=1, deselected=67)
+    result.assert_outcomes(failed=1, deselected=68)
     result.stdout.fnmatch_lines(
         [
             "*AssertionError: 5 published, 0 received, 5 lost, 0 duplicates*",

@@ -198,7 +198,7 @@ def test_persistence_has_to_be_shown(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, boasts, "strict", "-k", "process_killed")
 
-    result.assert_outcomes(failed=1, deselected=67)
+    result.assert_outcomes(failed=1, deselected=68)
     result.stdout.fnmatch_lines(
         ["*persistent=True is shown by another process: override elsewhere*"]
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-__all__ = ("Lanes",)
+__all__ = ("NO_LANES", "Lanes")
 
 
 class Lanes:
@@ -84,3 +84,7 @@ class Lanes:
         for lane in self._lanes.values():
             lane.clear()
         return entries
+
+
+NO_LANES = Lanes()
+"""Stands in the place of lanes that nobody has needed so far; nothing is ever started in it."""

@@ -66,6 +66,9 @@ class Supervisor:
         # The context of whoever enters the scope, without the event being handled there.
         self._context = contextvars.copy_context()
         self._context.run(current_cause.set, None)
+        # One for all callbacks, which run one after another. Not the context of who calls: it
+        # may be a handler's, which a callback would keep alive.
+        self.callback_context = self._context.copy()
         self._stop: asyncio.Future[None] = self._loop.create_future()
         self.aborting: asyncio.Future[None] = self._loop.create_future()
         # Whoever cancels the supervisor has cancelled every task, as asyncio.run() does.
@@ -98,8 +101,7 @@ class Supervisor:
         """Start a task that belongs to this scope."""
         task = self._new_task(coro, name, context or self.copy_context())
         self._tasks.add(task)
-        # Not in the context of who calls: it may be a handler's, which this would keep alive.
-        task.add_done_callback(self._tasks.discard, context=self.copy_context())
+        task.add_done_callback(self._tasks.discard, context=self.callback_context)
         return task
 
     @property

@@ -44,9 +44,9 @@ class Handling:
         self._resource: tuple[object, ...] = ()
         self._outputs = Outputs(binding, codec)
         # One that wants something of its own for each handler is asked for it, once.
-        self._middlewares = [
+        self._middlewares = tuple(
             m.for_handler(controls) if hasattr(m, "for_handler") else m for m in middlewares
-        ]
+        )
 
     def use_resource(self, value: object) -> None:
         """From now on, the handler gets this as second argument."""

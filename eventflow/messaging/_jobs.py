@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from eventflow.lifecycle.lanes import Lanes
+from eventflow.lifecycle.lanes import NO_LANES, Lanes
 from eventflow.messaging._pauses import Pauses
 from eventflow.messaging.settlement import SettlementState
 
@@ -54,10 +54,10 @@ class Jobs:
         # Those that may start, those behind others in their lane, and those before a retry: due
         # now, waiting for it, and holding up all others meanwhile.
         self._queue: deque[Job] = deque()
-        self._lanes: Lanes = Lanes()
+        self._lanes: Lanes = NO_LANES
         self._due: deque[Job] = deque()
-        self._waiting: set[Job] = set()
-        self._held: set[Job] = set()
+        self._waiting: dict[Job, None] = {}
+        self._held: dict[Job, None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -73,6 +73,8 @@ class Jobs:
 
     def put_in_lane(self, job: Job, lane: Hashable) -> None:
         """Let it wait for what is in its lane, too; raises what the hash of the lane raises."""
+        if self._lanes is NO_LANES:
+            self._lanes = Lanes()
         if self._lanes.start(lane, job) is None:
             self.put(job)
         job.lane, job.has_lane = lane, True
@@ -148,17 +150,17 @@ class Jobs:
 
     def retry_in(self, delay: float, job: Job, lapsed: Callable[[Job], None]) -> None:
         """Let a job start again after ``delay`` seconds, unless it is settled by then."""
-        self._waiting.add(job)
+        self._waiting[job] = None
         if self._is_serial and not job.has_lane:
-            self._held.add(job)
+            self._held[job] = None
         job.timer = self._loop.call_later(
             delay, self._retry, job, lapsed, context=self._timer_context
         )
 
     def _retry(self, job: Job, lapsed: Callable[[Job], None]) -> None:
-        self._waiting.discard(job)
+        self._waiting.pop(job, None)
         job.timer = None
-        self._held.discard(job)
+        self._held.pop(job, None)
         if job.delivery.state is _PENDING:
             self._due.append(job)
         else:

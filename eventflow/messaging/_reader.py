@@ -55,6 +55,7 @@ class Reader:
         subscriber: How it reads.
         topic: What it reads.
         publisher: To the broker it reads from.
+        runners: The handlers it reads for.
         state: ``starting``, ``running``, ``reconnecting``, ``failed`` or ``stopped``.
         reason: Why it is not running.
         first: Done when it has subscribed, or can't.
@@ -70,9 +71,10 @@ class Reader:
         self.first: asyncio.Future[None] = scope.loop.create_future()
         self._scope = scope
         self._codec = scope.codec
+        self.runners: tuple[Runner, ...] = ()
         self._by_name: dict[str, tuple[Runner, Callable[..., Event]]] = {}
         self._raw: Runner | None = None
-        self._gone: set[str] = set()
+        self._gone: frozenset[str] = frozenset()
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
@@ -82,16 +84,11 @@ class Reader:
 
     # What is bound to it
 
-    @property
-    def runners(self) -> set[Runner]:
-        """The handlers it reads for."""
-        bound = {runner for runner, _ in self._by_name.values()}
-        return bound if self._raw is None else {self._raw}
-
     def bind(self, runner: Runner) -> asyncio.Future[None]:
         """Let a handler have what it is bound to. Returns what is done when it receives."""
         if runner.binding.takes_message:
             self._raw = runner
+        self.runners = (*self.runners, runner)
         for event in runner.binding.events:
             if event.topic == self.topic:
                 # Looked up once: pydantic makes each look-up on a class a slow one.
@@ -102,8 +99,8 @@ class Reader:
                 )
                 name = event_name(event)
                 self._by_name[name] = (runner, read)
-                self._gone.discard(name)
-        runner.readers.append(self)
+                self._gone -= {name}
+        runner.readers += (self,)
         if self._deliveries is None:
             return self.first
         # It is subscribed already: nothing is received until the newcomer's dead letters are safe.
@@ -144,6 +141,7 @@ class Reader:
         self._by_name = kept
         if self._raw is runner:
             self._raw = None
+        self.runners = tuple(other for other in self.runners if other is not runner)
         self.adjust()
 
     # Reading

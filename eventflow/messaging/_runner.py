@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Callable, Generator, Iterable, Mapping
 
     from eventflow.events import Event
@@ -67,14 +67,17 @@ class Runner:
         self.bus = scope.name
         self.timeout = binding.options.timeout
         self.on_failure = binding.options.on_failure
-        self.timer_context = contextvars.Context()
-        self.readers: list[Reader] = []
-        self.subscribed: list[asyncio.Future[None]] = []
+        self.timer_context = scope.timer_context
+        # Tuples, and dicts for sets, where there is nothing in most of them: a router may have
+        # many handlers, and an empty tuple or dict is nothing that a collector has to visit.
+        self.readers: tuple[Reader, ...] = ()
+        self.subscribed: tuple[asyncio.Future[None], ...] = ()
         self.is_stopping = False
         self.ready: asyncio.Future[None] = scope.loop.create_future()
         self._workers: dict[Worker, asyncio.Task[None]] = {}
         self._keeper: asyncio.Task[None] | None = None
-        self._leave: asyncio.Future[None] = scope.loop.create_future()
+        # Of the resource; made with its keeper.
+        self._leave: asyncio.Future[None] | None = None
         self.handling = Handling(
             binding, scope.middlewares_for(binding), self, scope.threads, scope.codec
         )
@@ -90,8 +93,8 @@ class Runner:
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
         self._burials: dict[asyncio.Task[None], Burial] = {}
-        self._idle_watchers: list[asyncio.Future[None]] = []
-        self._overdue: set[asyncio.Future[None]] = set()
+        self._idle_watchers: dict[asyncio.Future[None], None] = {}
+        self._overdue: dict[asyncio.Future[None], None] = {}
         # Counts
         self.offered = self.handled = self.failed = self.skipped = 0
         self.cancelled = self.released = self.abandoned = 0
@@ -105,8 +108,9 @@ class Runner:
         if self.options.resources is None:
             self._start_workers()
         else:
+            self._leave = self.scope.loop.create_future()
             self._keeper = self.scope.supervisor.spawn(
-                self._keep(self.options.resources), f"{self.name}:resources"
+                self._keep(self.options.resources, self._leave), f"{self.name}:resources"
             )
 
     def _start_workers(self) -> None:
@@ -115,13 +119,13 @@ class Runner:
                 self._start_worker()
         self.ready.set_result(None)
 
-    async def _keep(self, resources: Callable[[], Any]) -> None:
+    async def _keep(self, resources: Callable[[], Any], leave: asyncio.Future[None]) -> None:
         """Hold the resource open. Entered and left in one task, as cancel scopes need it."""
         try:
             async with resources() as value:
                 self.handling.use_resource(value)
                 self._start_workers()
-                await asyncio.shield(self._leave)
+                await asyncio.shield(leave)
         except BaseException as exc:
             if not self.ready.done():
                 self._refuse_all("its resource could not be opened")
@@ -136,7 +140,7 @@ class Runner:
                 log.error(
                     "eventflow.resource_failed", error=exc, router=self.bus, subscription=self.name
                 )
-            elif not self._leave.done():
+            elif not leave.done():
                 raise
 
     def _refuse_all(self, why: str) -> None:
@@ -150,7 +154,7 @@ class Runner:
         self._workers[worker] = task
         task.add_done_callback(
             lambda task: self._worker_ended(worker, task),
-            context=self.scope.supervisor.copy_context(),
+            context=self.scope.supervisor.callback_context,
         )
         if self.is_stopping:
             task.cancel()
@@ -176,7 +180,7 @@ class Runner:
     async def wait_running(self) -> None:
         """Wait until it receives from everywhere; raises why it can't."""
         await asyncio.shield(self.ready)
-        for subscribed in tuple(self.subscribed):
+        for subscribed in self.subscribed:
             await asyncio.shield(subscribed)
 
     # For middlewares
@@ -368,7 +372,7 @@ class Runner:
         burial.timed_out, burial.unstarted = timed_out, unstarted
         task = self.scope.supervisor.spawn(burial.run(), f"{self.name}:burial")
         self._burials[task] = burial
-        task.add_done_callback(self._buried, context=self.scope.supervisor.copy_context())
+        task.add_done_callback(self._buried, context=self.scope.supervisor.callback_context)
 
     def _buried(self, task: asyncio.Task[None]) -> None:
         burial = self._burials.pop(task)
@@ -481,11 +485,11 @@ class Runner:
 
     def outlived(self, ended: asyncio.Future[None], context: contextvars.Context) -> None:
         """A thread goes on after its attempt, until ``ended`` is done."""
-        self._overdue.add(ended)
+        self._overdue[ended] = None
         ended.add_done_callback(self._returned, context=context)
 
     def _returned(self, ended: asyncio.Future[None]) -> None:
-        self._overdue.discard(ended)
+        self._overdue.pop(ended, None)
         self._look_whether_idle()
 
     @property
@@ -496,7 +500,7 @@ class Runner:
     def watch_idle(self) -> asyncio.Future[None]:
         """Done when the handler may have become idle."""
         watcher = self.scope.loop.create_future()
-        self._idle_watchers.append(watcher)
+        self._idle_watchers[watcher] = None
         return watcher
 
     def statistics(self) -> HandlerStatistics:
@@ -600,6 +604,6 @@ class Runner:
 
     def let_go(self) -> asyncio.Task[None] | None:
         """Let the resource close; returns the task that does it."""
-        if not self._leave.done():
+        if self._leave is not None and not self._leave.done():
             self._leave.set_result(None)
         return self._keeper if self._keeper is not None and not self._keeper.done() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class Scope:
         state: ``open``; ``closing`` while handlers finish; ``closed``.
         codec: Between events and bodies.
         loop: The event loop.
+        timer_context: What timers run in: that of a handler would count as a copy of it.
         cancel_grace: Seconds between a handler's first and second cancellation.
     """
 
@@ -64,6 +66,7 @@ class Scope:
         self.loop = asyncio.get_running_loop()
         self.state = "open"
         self.threads = ThreadRunner(self.loop, limit=max_threads, name=name)
+        self.timer_context = contextvars.Context()
         self.supervisor = Supervisor(name, on_stop=self._stop)
         self.runners: dict[str, Runner] = {}
         self._readers: dict[tuple[Subscriber, str], Reader] = {}
@@ -95,7 +98,7 @@ class Scope:
                 if reader is None:
                     reader = self._readers[place] = Reader(binding.subscriber, topic, self)
                     readers[reader] = None
-                runner.subscribed.append(reader.bind(runner))
+                runner.subscribed += (reader.bind(runner),)
             runner.start()
         for reader in readers:
             reader.start()
@@ -222,7 +225,7 @@ class Scope:
         runner = self.runners.pop(name, None)
         if runner is not None:
             # From here on its name and its places are free.
-            alone = [reader for reader in runner.readers if reader.runners == {runner}]
+            alone = [reader for reader in runner.readers if reader.runners == (runner,)]
             for reader in runner.readers:
                 if reader in alone:
                     self._readers.pop((reader.subscriber, reader.topic), None)

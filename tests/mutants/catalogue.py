@@ -790,7 +790,7 @@ MUTANTS = (
     Mutant(
         "a retry lets those behind it pass",
         "messaging/_jobs.py",
-        "            self._held.add(job)\n",
+        "            self._held[job] = None\n",
         "            pass\n",
     ),
     Mutant(
@@ -826,8 +826,8 @@ MUTANTS = (
     Mutant(
         "a handler that was stopped pauses its neighbours for ever",
         "messaging/_reader.py",
-        "            self._raw = None\n        self.adjust()\n",
-        "            self._raw = None\n",
+        "if other is not runner)\n        self.adjust()\n",
+        "if other is not runner)\n",
     ),
     Mutant(
         "a successor reads what its predecessor leaves",

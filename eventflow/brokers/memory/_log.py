@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
-from eventflow.lifecycle.lanes import Lanes
+from eventflow.lifecycle.lanes import NO_LANES, Lanes
 from eventflow.messaging import Delivery, SettlementState
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Group:
         self._open: dict[int, MemoryDelivery] = {}  # read and not acked, by offset, in order
         self._again: list[int] = []
         self._delayed: list[tuple[float, int]] = []
-        self._lanes = Lanes()
+        self._lanes = NO_LANES
 
     @property
     def open(self) -> Iterable[MemoryDelivery]:
@@ -167,6 +167,8 @@ class Group:
         key = delivery.message.key
         if key is None:
             return True
+        if self._lanes is NO_LANES:
+            self._lanes = Lanes()
         if self._lanes.start(key, delivery) is None:
             delivery.has_lane = True
             return True
@@ -218,7 +220,7 @@ class Log:
     def __init__(self, topic: str, capacity: int, on_room: Callable[[], None]) -> None:
         self.topic = topic
         self.groups: dict[str, Group] = {}
-        self.broadcasts: set[Group] = set()
+        self.broadcasts: dict[Group, None] = {}
         self.end = 0
         self.is_full = False
         self.due: dict[int, float] = {}
@@ -291,11 +293,11 @@ class Log:
     def join(self) -> Group:
         """A group for one subscription alone, which begins with the next message."""
         group = Group(self, self.end)
-        self.broadcasts.add(group)
+        self.broadcasts[group] = None
         return group
 
     def leave(self, group: Group) -> None:
         """Forget a group that `join` made."""
-        self.broadcasts.discard(group)
+        self.broadcasts.pop(group, None)
         if self.is_full:
             self.look_for_room()

@@ -113,5 +113,6 @@ class MemoryPublisher:
 
     async def prepare(self, topic: str) -> None:
         """Nothing has to exist before; the topic is checked."""
-        validate_topic(topic)
         self._store.check_open()
+        if topic not in self._store.topics:
+            validate_topic(topic)

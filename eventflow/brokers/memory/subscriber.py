@@ -71,7 +71,7 @@ class MemorySubscriber:
     async def prepare(self, topic: str) -> None:
         """Let the group begin, so that it gets what is published from now on."""
         self._store.check_open()
-        log = self._store.topic(validate_topic(topic)).log
+        log = self._store.topic(topic).log
         if not isinstance(self._group, Broadcast):
             log.group(self._group)
 
@@ -88,7 +88,6 @@ class MemorySubscriber:
         self, topic: str, *, max_in_flight: int | None = None
     ) -> AsyncGenerator[Deliveries]:
         """Receive a topic; see `eventflow.messaging.Subscriber`."""
-        validate_topic(topic)
         bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
         check_whole("max_in_flight", bound)
         self._store.check_open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 
 from eventflow.errors import ChaosError
 from eventflow.messaging import middleware
-from tests.project.source import ROOT, parsed
+from tests.docs.named import check_named_tests
+from tests.project.source import ROOT
 
 FOLDER = ROOT / "docs/middlewares"
 INDEX = FOLDER.joinpath("index.md").read_text(encoding="utf-8")
@@ -84,13 +84,4 @@ def test_the_table_has_what_watermill_has() -> None:
 @pytest.mark.parametrize("row", table(), ids=lambda row: row[0].strip("`"))
 def test_a_row_names_tests_that_there_are(row: tuple[str, str]) -> None:
     """In the files that they are said to be in."""
-    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row[1])
-    assert named
-    assert len(named) == row[1].count("::")
-    for path, test in named:
-        functions = {
-            node.name
-            for node in ast.walk(parsed(ROOT / path))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        assert test in functions, f"{path}::{test}"
+    check_named_tests(row[1])

@@ -6,6 +6,7 @@ import re
 
 from eventflow.messaging import HandlerOptions
 from eventflow.messaging import dead_letter as keys
+from tests.docs.named import check_named_tests
 from tests.project.source import ROOT
 
 PAGE = ROOT.joinpath("docs/router.md").read_text(encoding="utf-8")
@@ -16,6 +17,13 @@ def test_every_option_stands_in_the_table() -> None:
     section = PAGE.split("\n## Options\n", 1)[1].split("\n## ", 1)[0]
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert sorted(listed) == sorted(HandlerOptions.__annotations__)
+
+
+def test_every_row_about_watermill_names_the_tests_that_show_it() -> None:
+    rows = PAGE.partition("\n| Watermill | here | shown by |\n|---|---|---|\n")[2].splitlines()
+    assert len(rows) > 10
+    for row in rows:
+        check_named_tests(row.rpartition(" | ")[2])
 
 
 def test_every_key_of_a_dead_letter_stands_in_the_table() -> None:

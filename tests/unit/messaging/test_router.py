@@ -637,6 +637,17 @@ async def test_relaxed_order_sends_long_waits_through_the_broker(broker: MemoryB
 # Stopping, adding, pausing
 
 
+async def test_leaving_what_was_not_entered_is_an_error_at_once() -> None:
+    """Watermill's waits for its whole timeout. Leaving twice does no harm."""
+    router, began = Router("mine"), now()
+    with pytest.raises(RouterError, match="was not entered"):
+        await router.__aexit__(None, None, None)
+    async with router:
+        pass
+    await router.__aexit__(None, None, None)
+    assert now() == began
+
+
 @pytest.mark.promise("6")
 async def test_leaving_waits_for_what_has_begun(broker: MemoryBroker) -> None:
     done: list[int] = []

@@ -334,13 +334,16 @@ def _mark(bus: EventBus, event: Event) -> str:
 
 
 def _classes(events: object) -> tuple[type[Event], ...]:
-    given = tuple(events) if isinstance(events, Iterable) and not isinstance(events, type) else ()
-    if not given or not all(isinstance(c, type) and issubclass(c, Event) for c in given):
+    given: tuple[object, ...] = ()
+    if isinstance(events, Iterable) and not isinstance(events, type):
+        given = tuple(cast("Iterable[object]", events))
+    classes = [c for c in given if isinstance(c, type) and issubclass(c, Event)]
+    if not given or len(classes) < len(given):
         raise InvalidOptionError(
             f"events takes one event class or more, as in [OrderPlaced], not {events!r}",
             option="events",
         )
-    return tuple(dict.fromkeys(given))
+    return tuple(dict.fromkeys(classes))
 
 
 def _check_bus(bus: object) -> None:

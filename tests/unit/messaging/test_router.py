@@ -873,9 +873,7 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
         (
             InvalidOptionError,
             "say one of them",
-            lambda: add(
-                "i", Placed, handler, subscriber=other, order="relaxed", order_key=lambda e: e.n
-            ),
+            lambda: add("i", Placed, handler, subscriber=other, order="relaxed", order_key=str),
         ),
         (
             InvalidOptionError,

@@ -911,6 +911,57 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
             router.add_middleware(lambda delivery, call_next: call_next(delivery))
 
 
+@pytest.mark.parametrize("option", ["overflow", "capacity", "latest_key", "block_timeout"])
+def test_options_of_a_buffer_are_refused_with_the_way_to_one(option: str) -> None:
+    """A router reads from a broker, where messages wait; a bus has buffers, and a bridge to it."""
+    add: Any = Router().add_handler
+
+    async def handler(event: Placed) -> None: ...
+
+    subscriber = MemoryBroker().subscriber(group="g")
+    with pytest.raises(InvalidOptionError, match=r"Bridge\(subscriber, bus\)") as caught:
+        add("h", Placed, handler, subscriber=subscriber, **{option: 1})
+    assert caught.value.option == option
+
+
+async def test_stopping_a_handler_leaves_its_publisher_alone(broker: MemoryBroker) -> None:
+    """Watermill closes it, even where another handler shares it."""
+
+    class Recording:
+        def __init__(self) -> None:
+            self.inner = broker.publisher()
+            self.features = self.inner.features
+            self.closed = 0
+
+        async def publish(self, topic: str, *messages: Message) -> None:
+            await self.inner.publish(topic, *messages)
+
+        async def prepare(self, topic: str) -> None:
+            await self.inner.prepare(topic)
+
+        async def aclose(self) -> None:
+            self.closed += 1
+
+        close = __aexit__ = aclose
+
+    async def handler(event: Any) -> Shipped:
+        return Shipped(n=event.n)
+
+    shared, router = Recording(), Router()
+    first = router.add_handler(
+        "a", Placed, handler, subscriber=broker.subscriber(group="a"), publisher=shared
+    )
+    router.add_handler(
+        "b", Placed, handler, subscriber=broker.subscriber(group="b"), publisher=shared
+    )
+    async with router:
+        await first.aclose()
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await asyncio.sleep(1)
+    assert len(await stored(broker, "shipments")) == 1
+    assert shared.closed == 0
+
+
 async def test_listeners_of_a_bus_are_included(broker: MemoryBroker) -> None:
     """A group for each, a base class and a pattern by the classes that there are."""
     seen: list[tuple[str, Event]] = []

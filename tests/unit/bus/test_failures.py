@@ -9,7 +9,7 @@ import pytest
 
 from eventflow.bus import EventBus
 from eventflow.context import current
-from eventflow.errors import HandlerTimeoutError, Permanent, RetryAfter
+from eventflow.errors import EventFlowError, HandlerTimeoutError, Permanent, RetryAfter
 from eventflow.failure import CallOnFailure, FailurePolicy, Retry
 from eventflow.testing import run_virtual
 from tests.unit.bus.support import Ping, Pong, Recorder, lines, now, publish_all, turns
@@ -103,10 +103,11 @@ async def test_a_retry_that_succeeds_is_handled(bus: EventBus) -> None:
     assert (sub.statistics().handled, sub.statistics().failed) == (3, 0)
 
 
-async def test_permanent_is_not_retried(bus: EventBus) -> None:
+@pytest.mark.parametrize("on", [Exception, EventFlowError, Permanent])
+async def test_permanent_is_not_retried(bus: EventBus, on: type[Exception]) -> None:
     """One attempt, whatever the policy."""
     failing = Failing(lambda: Permanent("never"))
-    bus.subscribe(Ping, failing, on_failure=steady(on=(Exception,)))
+    bus.subscribe(Ping, failing, on_failure=steady(on=(on,)))
     await bus.publish(Ping())
     await bus.wait_idle()
     assert failing.times == [0]

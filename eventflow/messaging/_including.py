@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from eventflow.bus import Listeners
 from eventflow.bus.matching import Matcher
 from eventflow.errors import InvalidOptionError, InvalidTopicError
 from eventflow.lifecycle.callables import handler_name
@@ -13,7 +14,6 @@ from eventflow.messaging._options import BUS_ONLY
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from eventflow.bus import Listeners
     from eventflow.bus._binding import Binding as Listener
     from eventflow.events import Event
     from eventflow.failure import FailurePolicy
@@ -32,6 +32,10 @@ def bindings_of(
     is_taken: Callable[[str], bool],
 ) -> list[Binding]:
     """The bindings of a router that stand for a collection's; see `Router.include`."""
+    if not isinstance(cast("object", listeners), Listeners):
+        raise InvalidOptionError(
+            f"include takes a collection of Listeners, not {listeners!r}", option="listeners"
+        )
     made: list[Binding] = []
     names: set[str] = set()
     for listener in listeners:

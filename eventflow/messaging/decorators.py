@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from eventflow.errors import InvalidMessageError
+from eventflow.errors import InvalidMessageError, InvalidOptionError
+from eventflow.lifecycle.callables import is_async
 from eventflow.messaging.message import Message
-from eventflow.messaging.protocols import Deliveries, Publisher, Subscriber
+from eventflow.messaging.protocols import Deliveries, Publisher, Subscriber, check_publisher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -127,8 +128,12 @@ def transform_published(
 
         signed = transform_published(broker.publisher(), sign)
         orders = BrokerEventPublisher(signed)
+
+    Raises:
+        InvalidOptionError: One of the two is not what it should be.
     """
-    return _Transforming(publisher, transform)
+    check_publisher(publisher)
+    return _Transforming(publisher, _checked(transform))
 
 
 def transform_received(
@@ -147,8 +152,26 @@ def transform_received(
 
         checked = transform_received(broker.subscriber(group="receipts"), check)
         router.add_handler("receipts", OrderPlaced, send_receipt, subscriber=checked)
+
+    Raises:
+        InvalidOptionError: One of the two is not what it should be.
     """
-    return _TransformingSubscriber(subscriber, transform)
+    if not isinstance(subscriber, Subscriber):
+        raise InvalidOptionError(
+            "subscriber takes what broker.subscriber(group=…) returns, "
+            f"not {type(subscriber).__name__}",
+            option="subscriber",
+        )
+    return _TransformingSubscriber(subscriber, _checked(transform))
+
+
+def _checked(transform: object) -> Callable[[Message], Message]:
+    if not callable(transform) or is_async(transform):
+        raise InvalidOptionError(
+            f"transform takes a plain function from a message to one, not {transform!r}",
+            option="transform",
+        )
+    return transform
 
 
 def innermost(subscriber: Subscriber) -> Subscriber:

@@ -241,3 +241,26 @@ async def test_a_message_that_can_t_be_read_can_be_shown(broker: MemoryBroker) -
     assert "'m-1', which its subscriber's decorator could not read" in repr(delivery.message)
     with pytest.raises(ValueError, match="no key"):
         delivery.message.payload  # noqa: B018 - the access is the test
+
+
+@pytest.mark.parametrize("transform", [5, None, "verify"], ids=str)
+def test_what_can_not_be_a_transform_is_refused(transform: Any) -> None:
+    """At once, and not message by message; one that has to be awaited too."""
+    made = MemoryBroker()
+
+    async def waits(message: Message) -> Message:
+        return message
+
+    for given in (transform, waits):
+        with pytest.raises(InvalidOptionError, match="plain function"):
+            transform_received(made.subscriber(group="g"), given)
+        with pytest.raises(InvalidOptionError, match="plain function"):
+            transform_published(made.publisher(), given)
+
+
+def test_what_can_not_be_decorated_is_refused() -> None:
+    nothing: Any = "orders"
+    with pytest.raises(InvalidOptionError, match="what broker"):
+        transform_received(nothing, lambda message: message)
+    with pytest.raises(InvalidOptionError, match="what broker"):
+        transform_published(nothing, lambda message: message)

@@ -665,6 +665,27 @@ async def test_leaving_waits_for_what_has_begun(broker: MemoryBroker) -> None:
     assert await broker.subscriber(group="g").lag("orders") == 0
 
 
+async def test_leaving_waits_for_no_more_than_can_come(broker: MemoryBroker) -> None:
+    """What is due within the time is handled; what is not, is held elsewhere or paused is left."""
+    seen, paused = Seen(), Seen()
+    publisher = BrokerEventPublisher(broker.publisher())
+    router = Router(drain_timeout=100)
+    router.add_handler("h", Placed, seen, subscriber=broker.subscriber(group="g"))
+    handler = router.add_handler("p", Placed, paused, subscriber=broker.subscriber(group="p"))
+    async with router, broker.subscriber(group="g").subscribe("orders", max_in_flight=1) as other:
+        handler.pause()
+        await publisher.publish(Placed(n=1), delay=50)
+        await publisher.publish(Placed(n=2), delay=5_000)
+        await broker.publisher().publish("orders", Message(b'{"n":3}', {"name": "Placed"}))
+        held = [delivery.message.payload for delivery in await other.receive()]
+        began = now()
+        await router.__aexit__(None, None, None)
+        assert 49 <= now() - began <= 52
+    assert held == [b'{"n":3}']
+    assert [event.n for event in seen.events] == [1]
+    assert paused.events == []
+
+
 async def test_a_handler_that_is_cut_comes_again(broker: MemoryBroker) -> None:
     """Not acked, not dead-lettered, not counted as a failure or as a delivery."""
     started = asyncio.Event()

@@ -251,7 +251,8 @@ def test_what_can_not_be_a_transform_is_refused(transform: Any) -> None:
     async def waits(message: Message) -> Message:
         return message
 
-    for given in (transform, waits):
+    refused: tuple[Any, ...] = (transform, waits)
+    for given in refused:
         with pytest.raises(InvalidOptionError, match="plain function"):
             transform_received(made.subscriber(group="g"), given)
         with pytest.raises(InvalidOptionError, match="plain function"):

@@ -165,8 +165,9 @@ def transform_received(
     return _TransformingSubscriber(subscriber, _checked(transform))
 
 
-def _checked(transform: object) -> Callable[[Message], Message]:
-    if not callable(transform) or is_async(transform):
+def _checked(transform: Callable[[Message], Message]) -> Callable[[Message], Message]:
+    given: object = transform
+    if not callable(given) or is_async(given):
         raise InvalidOptionError(
             f"transform takes a plain function from a message to one, not {transform!r}",
             option="transform",

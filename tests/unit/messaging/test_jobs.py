@@ -73,6 +73,7 @@ async def test_a_retry_comes_before_what_came_later() -> None:
 
 async def test_the_next_of_a_lane_waits_for_the_end_of_the_one_before() -> None:
     waiting, first, second, other = jobs(is_serial=False), job(1), job(2), job(3)
+    unhashable: Any = []
     waiting.put_in_lane(first, "a")
     waiting.put_in_lane(second, "a")
     waiting.put_in_lane(other, "b")
@@ -81,7 +82,7 @@ async def test_the_next_of_a_lane_waits_for_the_end_of_the_one_before() -> None:
     waiting.leave_lane(first)
     assert waiting.take() is second
     with pytest.raises(TypeError):
-        waiting.put_in_lane(job(4), [])
+        waiting.put_in_lane(job(4), unhashable)
 
 
 async def test_what_was_settled_before_it_started_is_passed_over() -> None:

@@ -358,6 +358,10 @@ class Reader:
 
     def has_more(self, until: float) -> bool:
         """Whether, as far as is known, something may be received before loop time ``until``."""
-        if self._deliveries is None or any(runner.is_paused for runner in self.runners):
+        deliveries = self._deliveries
+        if deliveries is None or self.state != "running":
             return False
-        return self._deliveries.has_more(until)
+        if any(runner.is_paused for runner in self.runners):
+            return False
+        # Where it does not wait for more, it has some in its hands.
+        return not self._receives or deliveries.has_more(until)

@@ -69,6 +69,7 @@ class Scope:
         self.timer_context = contextvars.Context()
         self.supervisor = Supervisor(name, on_stop=self._stop)
         self.runners: dict[str, Runner] = {}
+        self._names: dict[str, None] = {}  # of all there were, in the order they came
         self._readers: dict[tuple[Subscriber, str], Reader] = {}
         # Of handlers that were stopped alone: while they stop, and their counts afterwards.
         self._stopping: dict[Runner, asyncio.Task[None]] = {}
@@ -92,6 +93,7 @@ class Scope:
         for runner in runners:
             binding = runner.binding
             self.runners[binding.name] = runner
+            self._names[binding.name] = None
             for topic in binding.topics:
                 place = (binding.subscriber, topic)
                 reader = self._readers.get(place)
@@ -285,16 +287,12 @@ class Scope:
             rows.append(gone)
         return rows[0] if len(rows) == 1 else HandlerStatistics.summed(name, rows)
 
-    def _names(self) -> Iterable[str]:
-        stopping = (runner.name for runner in self._stopping)
-        return dict.fromkeys((*self._gone, *stopping, *self.runners))
-
     def statistics(self) -> RouterStatistics:
         """The counts, now."""
         return RouterStatistics(
             name=self.name,
             state=self.state,
-            handlers=tuple(self.row(name) for name in self._names()),
+            handlers=tuple(self.row(name) for name in self._names),
             abandoned=tuple(self._abandoned),
         )
 

@@ -127,6 +127,8 @@ async def test_its_successor_receives_while_it_still_stops(broker: MemoryBroker)
         assert (old.done, new.numbers) == ([1], [2, 3])
         assert second.statistics().handled == 3, "the counts of a name go on"
         assert router.is_ready
+        router.add_handler("i", Paid, Done(), subscriber=group)
+    assert [row.name for row in router.ledger.handlers] == ["h", "i"]
     assert router.ledger["h"].handled == 3
     assert router.ledger.adds_up
 

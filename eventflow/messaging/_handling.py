@@ -65,20 +65,30 @@ class Handling:
 
     def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
         """How a worker runs one attempt, in any case."""
-        call: Callable[[Delivery], Awaitable[Any]] = lambda delivery: self._call(  # noqa: E731
-            worker, delivery.message if self._takes_message else delivery.event
-        )
+        call = self._innermost(worker)
         for middleware in reversed(self._middlewares):
             call = _around(middleware, call)
-
         outputs = self._outputs
+        if not outputs.are_looked_at:
+            return lambda job: call(job.delivery)
 
         async def call_and_publish(job: Job) -> None:
             given = await call(job.delivery)
-            if given is not None and outputs.are_looked_at:
+            if given is not None:
                 await outputs.publish(given, job.delivery)
 
         return call_and_publish
+
+    def _innermost(self, worker: Worker) -> Callable[[Delivery], Awaitable[Any]]:
+        """The call of the handler itself, with as little in between as there can be."""
+        handler, takes_message = self._handler, self._takes_message
+        if not self._is_async or self._resource:
+            return lambda delivery: self._call(
+                worker, delivery.message if takes_message else delivery.event
+            )
+        if takes_message:
+            return lambda delivery: handler(delivery.message)
+        return lambda delivery: handler(delivery.event)
 
     def call_with_batch(self, worker: Worker, batch: Batch[Any]) -> Awaitable[Any]:
         """Run the handler on a batch."""
@@ -108,8 +118,4 @@ class Handling:
 def _around(
     middleware: Any, inner: Callable[[Delivery], Awaitable[Any]]
 ) -> Callable[[Delivery], Awaitable[Any]]:
-    def call(delivery: Delivery) -> Awaitable[Any]:
-        found: Awaitable[Any] = middleware(delivery, inner)
-        return found
-
-    return call
+    return lambda delivery: middleware(delivery, inner)

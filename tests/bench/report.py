@@ -35,14 +35,25 @@ def lines(result: dict[str, Any]) -> str:
 
 
 def write(results: Results) -> None:
-    """Put tables between the markers of the page, and draw the plot."""
+    """Put tables between the markers of the page, and draw the plot.
+
+    The router's have their own place and their own conditions: what was not measured now stays.
+    """
     page = PAGE.read_text()
-    tables = {
-        "run": _run(results),
-        "figures": _figures(results),
-        "peers": _peers(results),
-        "defaults": _defaults(results),
-    }
+    router = [r for r in results if any(f["table"] == "router" for f in r["figures"])]
+    bus = [r for r in results if r not in router]
+    tables: dict[str, str] = {}
+    if router:
+        tables["router"] = f"{_run(router)}\n\n{_figures(router, 'router')}"
+    if bus:
+        plot = f"\n\n![Ratios with their spread]({PLOT.relative_to(PAGE.parent)})"
+        table, _, notes = _figures(bus, "figures").partition("\n\n")
+        tables |= {
+            "run": _run(bus),
+            "figures": table + plot + (f"\n\n{notes}" if notes else ""),
+            "peers": _peers(bus),
+            "defaults": _defaults(bus),
+        }
     for name, table in tables.items():
         begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
         before, _, rest = page.partition(begin)
@@ -50,7 +61,8 @@ def write(results: Results) -> None:
         assert found, f"{PAGE} has no markers for {name}"
         page = f"{before}{begin}\n\n{table}\n\n{end}{after}"
     PAGE.write_text(page)
-    _plot(results)
+    if bus:
+        _plot(bus)
 
 
 def _of(results: Results, table: str) -> dict[str, dict[str, Figure]]:
@@ -130,10 +142,11 @@ def _run(results: Results) -> str:
     return "\n".join(said)
 
 
-def _figures(results: Results) -> str:
+def _figures(results: Results, table: str) -> str:
+    """A table, and below it what a reader has to know beside it."""
     pythons = _pythons(results)
     rows: list[list[str]] = []
-    for label, by_python in _of(results, "figures").items():
+    for label, by_python in _of(results, table).items():
         some = next(iter(by_python.values()))
         cells = [_cell(by_python[p]) if p in by_python else "not measured" for p in pythons]
         rows.append([label, _bound(some), _aim(some), *cells])
@@ -144,12 +157,11 @@ def _figures(results: Results) -> str:
             rows.append([f"publish → handled, beside {label}", _bound(some), "", *cells])
     notes = [
         f"- {label}: {next(iter(found.values())).note}."
-        for label, found in _of(results, "figures").items()
+        for label, found in _of(results, table).items()
         if next(iter(found.values())).note
     ]
-    table = _table(["measure", "must reach", "aim", *pythons], rows)
-    table += f"\n\n![Ratios with their spread]({PLOT.relative_to(PAGE.parent)})"
-    return table + ("\n\n" + "\n".join(notes) if notes else "")
+    made = _table(["measure", "must reach", "aim", *pythons], rows)
+    return made + ("\n\n" + "\n".join(notes) if notes else "")
 
 
 def _peers(results: Results) -> str:

@@ -165,6 +165,7 @@ def router(settings: Settings) -> list[Figure]:
             Spread.of([number / s for s in times["queue"]]),
             at_least=0.35,
             aim=0.6,
+            table="router",
             note=f"{note}; beside a queue of bytes and a bare model's `model_validate_json`",
         ),
         Figure(
@@ -173,6 +174,7 @@ def router(settings: Settings) -> list[Figure]:
             ours=Spread.of(own),
             at_most=10.0,
             aim=5.0,
+            table="router",
             note=note,
         ),
         *_watermill(settings, messages),
@@ -201,6 +203,7 @@ def middlewares(settings: Settings) -> list[Figure]:
             "µs",
             ours=Spread.of(added),
             at_most=2.0,
+            table="router",
             note=f"{number:,} messages a run; over the same router without them",
         )
     ]
@@ -210,7 +213,11 @@ def _watermill(settings: Settings, messages: Sequence[Message]) -> list[Figure]:
     """Watermill's router over its GoChannel: no decoding there, the payload stays bytes."""
     program = watermill.build()
     if isinstance(program, str):
-        return [Figure("router: Watermill", "messages/s", note=f"not measured: {program}")]
+        return [
+            Figure(
+                "router: Watermill", "messages/s", note=f"not measured: {program}", table="router"
+            )
+        ]
     number = len(messages)
     answers: list[watermill.Answer] = []
 
@@ -227,6 +234,7 @@ def _watermill(settings: Settings, messages: Sequence[Message]) -> list[Figure]:
             Spread.of([number / s for s in times["ours"]]),
             Spread.of([number / s for s in times["theirs"]]),
             at_least=2.0,
+            table="router",
             note=f"{answers[-1].conditions}; theirs decodes nothing, ours a small event",
         )
     ]
@@ -267,6 +275,7 @@ def handlers(settings: Settings) -> list[Figure]:
             "s",
             ours=Spread.of([run[which] for run in runs[1:]]),
             at_most=3.0,
+            table="router",
         )
         for which, what in ((0, "starting"), (1, "stopping"))
     ]

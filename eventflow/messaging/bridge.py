@@ -203,8 +203,7 @@ class Bridge:
             log.error("eventflow.bridge_stalled", error=exc, bridge=self.name, bus=bus.name)
             self._handler.pause()
             delivery.release()
-            if self._look is None:
-                self._look_again()
+            self._look_again()
             return
         if self._waits:
             await receipt.wait()

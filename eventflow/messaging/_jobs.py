@@ -42,6 +42,7 @@ class Jobs:
         is_serial: bool,
         timer_context: contextvars.Context,
         on_probe: Callable[[], None],
+        on_lapse: Callable[[], None],
     ) -> None:
         self.in_flight = 0
         self.lapsed = 0
@@ -51,6 +52,7 @@ class Jobs:
         self._is_serial = is_serial
         self._timer_context = timer_context
         self._on_probe = on_probe
+        self._on_lapse = on_lapse
         # Those that may start, those behind others in their lane, and those before a retry: due
         # now, waiting for it, and holding up all others meanwhile.
         self._queue: deque[Job] = deque()
@@ -107,6 +109,7 @@ class Jobs:
             self.lapsed += 1
             if job.has_lane:
                 self.leave_lane(job)
+            self._on_lapse()
 
     def _count_probe(self) -> None:
         self.pauses.started()

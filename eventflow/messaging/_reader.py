@@ -13,6 +13,7 @@ from eventflow.errors import (
     BrokerClosedError,
     ConfigurationError,
     EventFlowError,
+    RouterError,
     UnknownEventError,
 )
 from eventflow.events import Event, event_name
@@ -42,7 +43,7 @@ LOOK_UP_EVERY = 16
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
-GIVEN_BACK_S = 1.0
+GIVEN_BACK_S = (1, 2, 5, 10, 20, 30)
 """Until a message comes again whose handler was stopped while others read its topic."""
 
 _SHOWN = 80
@@ -75,6 +76,8 @@ class Reader:
         self._by_name: dict[str, tuple[Runner, Callable[..., Event]]] = {}
         self._raw: Runner | None = None
         self._gone: frozenset[str] = frozenset()
+        self._admissions: dict[Runner, asyncio.Task[None]] = {}
+        self._up = asyncio.Event()
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
@@ -101,12 +104,15 @@ class Reader:
                 self._by_name[name] = (runner, read)
                 self._gone -= {name}
         runner.readers += (self,)
-        if self._deliveries is None:
+        if self._task is None:
             return self.first
-        # It is subscribed already: nothing is received until the newcomer's dead letters are safe.
+        # It reads already: nothing is received until the newcomer's dead letters are safe.
         admitted: asyncio.Future[None] = self._scope.loop.create_future()
         runner.pause(self, f"finding out whether dead letters of {self.topic!r} can be stored")
-        self._scope.supervisor.spawn(self._admit(runner, admitted), f"admit:{runner.name}")
+        self._start_again()
+        self._admissions[runner] = self._scope.supervisor.spawn(
+            self._admit(runner, admitted), f"admit:{runner.name}"
+        )
         return admitted
 
     async def _admit(self, runner: Runner, admitted: asyncio.Future[None]) -> None:
@@ -115,8 +121,13 @@ class Reader:
             while True:
                 try:
                     await self._prepare_dead_letters(runner)
+                    if not self.first.done():
+                        await asyncio.shield(self.first)
+                    await self._up.wait()
                 except Exception as exc:  # noqa: BLE001 - judged in _report
                     if not self._report(exc, wait):
+                        runner.fail(exc)
+                        self.unbind(runner)
                         admitted.set_exception(exc)
                         admitted.exception()  # raised by whoever waits
                         return
@@ -127,22 +138,38 @@ class Reader:
                 await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
                 wait = min(wait * 2, LONGEST_WAIT_S)
         finally:
-            if not admitted.done():
-                admitted.cancel()
+            self._admissions.pop(runner, None)
+            self._end_wait(admitted)
+
+    def _end_wait(self, waited: asyncio.Future[None]) -> None:
+        """Whoever waits for what will not be any more is told."""
+        if not waited.done():
+            waited.set_exception(
+                RouterError(f"nothing receives {self.topic!r} here any more: it was stopped")
+            )
+            waited.exception()  # raised by whoever waits
 
     def unbind(self, runner: Runner) -> None:
-        """Forget a handler that stops, while others read on; its messages are given back.
-
-        They come again a little later: to another member of the group, or to a handler that is
-        bound to them by then.
-        """
+        """Forget a handler that stops, or can't run; what comes for it is given back."""
+        admission = self._admissions.get(runner)
+        if admission is not None and admission is not asyncio.current_task():
+            admission.cancel()
         kept = {n: b for n, b in self._by_name.items() if b[0] is not runner}
         self._gone |= self._by_name.keys() - kept.keys()
         self._by_name = kept
         if self._raw is runner:
             self._raw = None
         self.runners = tuple(other for other in self.runners if other is not runner)
-        self.adjust()
+        if self.runners:
+            self._start_again()
+            self.adjust()
+
+    def _start_again(self) -> None:
+        """Subscribe once more where that has failed for good: others read now."""
+        if self.state == "failed" and not self._is_ending:
+            self.state, self.reason = "starting", ""
+            self.first = self._scope.loop.create_future()
+            self.start()
 
     # Reading
 
@@ -177,8 +204,7 @@ class Reader:
         finally:
             if self._is_ending:
                 self.state = "stopped"
-            if not self.first.done():
-                self.first.cancel()
+            self._end_wait(self.first)
 
     def _report(self, problem: Exception, wait: float) -> bool:
         """Log why it does not receive. Whether trying again may help."""
@@ -206,6 +232,7 @@ class Reader:
             self.state, self.reason, self._since = "running", "", self._scope.loop.time()
             if not self.first.done():
                 self.first.set_result(None)
+            self._up.set()
             self.adjust()
             try:
                 await self._receive(deliveries)
@@ -213,6 +240,7 @@ class Reader:
                 await asyncio.shield(self._leave)
             finally:
                 self._deliveries = None
+                self._up.clear()
 
     async def _prepare_dead_letters(self, runner: Runner) -> None:
         """Find out now, and not when something has failed, whether dead letters can be stored."""
@@ -297,18 +325,16 @@ class Reader:
 
     def _only(self) -> tuple[Runner, Callable[..., Event]] | None:
         """The class that a message without a name is of: the only one there is."""
-        if len(self._by_name) == 1 and not self._gone:
+        if len(self._by_name) == 1:
             return next(iter(self._by_name.values()))
         return None
 
     def _unknown(self, delivery: Delivery, name: str) -> None:
         runners = sorted(self.runners, key=lambda runner: runner.name)
         if not runners:
-            return  # its handlers were stopped; it is given back with the subscription
-        if name in self._gone or (not name and self._gone):
-            # Where it can't be given back for a while it is kept, and comes again in the end.
-            if self.features.nack_delay:
-                delivery.release(delay=GIVEN_BACK_S)
+            delivery.release()  # its handlers were stopped
+            return
+        if name in self._gone and self._give_back(delivery, runners[0]):
             return
         skipping = [runner for runner in runners if runner.options.unknown == "skip"]
         if skipping:
@@ -328,6 +354,19 @@ class Reader:
             ),
             self,
         )
+
+    def _give_back(self, delivery: Delivery, neighbour: Runner) -> bool:
+        """Leave a message for another member, or for the next handler; not for ever, though.
+
+        Where the broker can't wait, or can't count, it is unknown at once.
+        """
+        came = delivery.deliveries
+        if not self.features.nack_delay or came is None:
+            return False
+        if came > neighbour.options.max_deliveries:
+            return False
+        neighbour.pass_over(delivery, delay=GIVEN_BACK_S[min(came, len(GIVEN_BACK_S)) - 1])
+        return True
 
     # Pausing and stopping
 
@@ -363,5 +402,7 @@ class Reader:
             return False
         if any(runner.is_paused for runner in self.runners):
             return False
+        if self._gone:
+            until = self._scope.loop.time()  # what is given back, and comes again, is for others
         # Where it does not wait for more, it has some in its hands.
         return not self._receives or deliveries.has_more(until)

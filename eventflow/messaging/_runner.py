@@ -88,12 +88,14 @@ class Runner:
             is_serial=options.concurrency == 1 and options.order == "strict",
             timer_context=self.timer_context,
             on_probe=self._adjust_readers,
+            on_lapse=self._look_whether_idle,
         )
         is_single = options.batch is None
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
         self._burials: dict[asyncio.Task[None], Burial] = {}
         self._idle_watchers: dict[asyncio.Future[None], None] = {}
+        self._failure = ""
         self._overdue: dict[asyncio.Future[None], None] = {}
         # Counts
         self.offered = self.handled = self.failed = self.skipped = 0
@@ -250,6 +252,24 @@ class Runner:
         stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
         self._bury_unstarted(Job(delivery, stand_in, reader), error)
 
+    def pass_over(self, delivery: Delivery, *, delay: float) -> None:
+        """Give a message back that was for a handler which was stopped; counted here."""
+        self.offered += 1
+        self.released += 1
+        delivery.nack(delay=delay)
+        log.info(
+            "eventflow.message_given_back",
+            router=self.bus,
+            topic=delivery.topic,
+            event_id=delivery.message.id,
+            delay_s=delay,
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """It can't run: `health` says so."""
+        self._failure = shown(error)
+        self.stop_starting()
+
     def skip(self, delivery: Delivery) -> None:
         """Ack a message that is meant for others."""
         self.offered += 1
@@ -375,7 +395,9 @@ class Runner:
         task.add_done_callback(self._buried, context=self.scope.supervisor.callback_context)
 
     def _buried(self, task: asyncio.Task[None]) -> None:
-        burial = self._burials.pop(task)
+        burial = self._burials.pop(task, None)
+        if burial is None:
+            return  # it was given up
         self.resume(burial)
         if burial.is_done:
             self._gave_up(
@@ -533,6 +555,10 @@ class Runner:
             state = "starting"
         elif self.ready.exception() is not None:
             state, reason = "failed", str(self.ready.exception())
+        elif self._failure:
+            state, reason = "failed", self._failure
+        elif admitting := [pauses[reader] for reader in self.readers if reader in pauses]:
+            state, reason = "starting", admitting[0]
         elif stalls := [
             why for by, why in self.jobs.pauses.reasons.items() if isinstance(by, Burial)
         ]:
@@ -583,10 +609,15 @@ class Runner:
             self._keeper.cancel()
 
     def give_up(self, pending: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
-        """Abandon the workers that refused to end; let the resource go.
+        """Abandon the workers and burials that refused to end; let the resource go.
 
         Returns the tasks that will end after all: they only waited for their thread.
         """
+        for burying in [task for task in self._burials if task in pending]:
+            held_up = self._burials.pop(burying).job
+            self.abandoned += 1
+            self._end(held_up)
+            self.scope.note_abandoned(burying, held_up.delivery)
         ending: set[asyncio.Task[Any]] = set()
         for worker, task in tuple(self._workers.items()):
             if task not in pending or worker.abandoned:

@@ -77,6 +77,7 @@ class Scope:
         self._gone: dict[str, HandlerStatistics] = {}
         self._middlewares = tuple(middlewares)
         self._abandoned: list[str] = []
+        self._given_up: set[asyncio.Task[Any]] = set()
         self._drain_until: float | None = None
 
     # Handlers
@@ -122,10 +123,15 @@ class Scope:
         if self._drain_until is None:
             self.state = "closing"
             self._drain_until = self.loop.time() + self.drain_timeout
-        runners = (*self.runners.values(), *self._stopping)
+        runners = tuple(self.runners.values())
         await self._drain(runners, self._drain_until)
         until = self.loop.time() + self.cancel_grace
         await self.end(runners, until=until)
+        if self._stopping:
+            # They began to stop before the router did, so they are not later than it.
+            left = max(until - self.loop.time(), LAST_WAIT_S)
+            await asyncio.wait(self._stopping.values(), timeout=left)
+            await self.end(tuple(self._stopping), until=until)
         await self._leave_subscriptions((*self._readers.values(), *self._leaving), until)
         rest = {task for task in self.supervisor.tasks if not self._is_given_up(task)}
         for task in await cancel_and_wait(rest, grace=LAST_WAIT_S):
@@ -137,7 +143,7 @@ class Scope:
         flush_repeats()
 
     def _is_given_up(self, task: asyncio.Task[Any]) -> bool:
-        return any(task in runner.tasks for runner in (*self.runners.values(), *self._stopping))
+        return task in self._given_up
 
     async def _drain(self, runners: Sequence[Runner], until: float) -> None:
         """Take nothing in any more, and let handlers finish what they have begun.
@@ -193,7 +199,7 @@ class Scope:
             grace=self.cancel_grace,
             spare_cancelled=self.supervisor.cancelled,
         )
-        await self._end_burials(runners, until)
+        pending |= await self._end_burials(runners, until)
         # Threads that outlived their attempt may use what is closed next.
         overdue = {ended for runner in runners for ended in runner.overdue}
         if overdue and (left := until - self.loop.time()) > 0:
@@ -208,13 +214,16 @@ class Scope:
             left = max(until - self.loop.time(), LAST_WAIT_S)
             await asyncio.wait(keepers, timeout=left)
 
-    async def _end_burials(self, runners: Sequence[Runner], until: float) -> None:
-        """Let dead letters that are on their way arrive; those that could not, come again."""
+    async def _end_burials(self, runners: Sequence[Runner], until: float) -> set[asyncio.Task[Any]]:
+        """Let dead letters that are on their way arrive; those that could not, come again.
+
+        Returns those that refuse to end.
+        """
         burials = {task: b for runner in runners for task, b in runner.burials.items()}
         under_way = {task for task, burial in burials.items() if not burial.is_waiting}
         if under_way and (left := until - self.loop.time()) > 0:
             await asyncio.wait(under_way, timeout=left)
-        await cancel_and_wait(burials, grace=LAST_WAIT_S)
+        return await cancel_and_wait(burials, grace=0.0)
 
     async def _leave_subscriptions(self, readers: Sequence[Reader], until: float) -> None:
         leaving = {task for reader in readers if (task := reader.leave()) is not None}
@@ -227,33 +236,40 @@ class Scope:
         runner = self.runners.pop(name, None)
         if runner is not None:
             # From here on its name and its places are free.
-            alone = [reader for reader in runner.readers if reader.runners == (runner,)]
             for reader in runner.readers:
-                if reader in alone:
+                reader.unbind(runner)
+                if not reader.runners and reader not in self._leaving:
                     self._readers.pop((reader.subscriber, reader.topic), None)
                     self._leaving.add(reader)
                     reader.stop_receiving()
-                else:
-                    reader.unbind(runner)
             runner.stop_starting()
             self._stopping[runner] = self.supervisor.spawn(
-                self._stop_handler(runner, alone), f"{name}:stop"
+                self._stop_handler(runner), f"{name}:stop"
             )
         for other, task in tuple(self._stopping.items()):
             if other.name == name:
-                await asyncio.shield(task)
+                # Not awaited itself: if it is cancelled, with the loop, its caller is not.
+                await asyncio.wait({task})
 
-    async def _stop_handler(self, runner: Runner, alone: Sequence[Reader]) -> None:
+    async def _stop_handler(self, runner: Runner) -> None:
         await self._wait_idle((runner,), self.loop.time() + self.drain_timeout)
         until = self.loop.time() + self.cancel_grace
         await self.end((runner,), until=until)
-        await self._leave_subscriptions(alone, until)
-        self._leaving.difference_update(alone)
+        # What another handler that stops still has in its hands is settled before it is left.
+        others = {
+            reader for other in self._stopping if other is not runner for reader in other.readers
+        }
+        unread = [
+            reader for reader in runner.readers if not reader.runners and reader not in others
+        ]
+        await self._leave_subscriptions(unread, until)
+        self._leaving.difference_update(unread)
         self._gone[runner.name] = self._row(runner.name, (runner,))
         del self._stopping[runner]
 
     def note_abandoned(self, task: asyncio.Task[Any], delivery: Delivery | None) -> None:
         """Record, by name, what could not be stopped."""
+        self._given_up.add(task)
         name = f"task {task.get_name()}"
         message_id = None if delivery is None else delivery.message.id
         self._abandoned.append(name if delivery is None else f"{name} with message {message_id}")
@@ -267,10 +283,10 @@ class Scope:
 
     # Looking at it
 
-    def is_of(self, lane: object, name: str) -> bool:
-        """Whether something runs in a handler of that name."""
+    def has(self, lane: object, name: str | None = None) -> bool:
+        """Whether something runs in one of its handlers, or in one of that name."""
         return any(
-            runner is lane and runner.name == name
+            runner is lane and name in (None, runner.name)
             for runner in (*self.runners.values(), *self._stopping)
         )
 

@@ -203,7 +203,8 @@ class Bridge:
             log.error("eventflow.bridge_stalled", error=exc, bridge=self.name, bus=bus.name)
             self._handler.pause()
             delivery.release()
-            self._look_again()
+            if self._look is None:
+                self._look_again()
             return
         if self._waits:
             await receipt.wait()

@@ -69,13 +69,14 @@ class RouterHandler:
         """Stop it, and no other; it can be added again afterwards.
 
         It takes nothing in any more, finishes what it has begun, for at most the router's
-        ``drain_timeout``, and gives the rest back. Its publisher is left alone.
+        ``drain_timeout``, and gives the rest back. Its publisher is left alone. Its counts stay in
+        the ledger, a row for each name that there was.
 
         Raises:
             DeadlockError: Called from itself.
         """
         attempt, scope = current_attempt(), self._router.scope
-        if attempt is not None and scope is not None and scope.is_of(attempt.lane, self._name):
+        if attempt is not None and scope is not None and scope.has(attempt.lane, self._name):
             raise DeadlockError(f"handler {self._name!r} can't wait for its own end")
         await self._router.stop_handler(self._name)
 

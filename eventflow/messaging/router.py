@@ -56,8 +56,9 @@ class Router:
     handlers finish for at most ``drain_timeout``, cancels them, gives back what was not handled,
     flushes the acks and leaves the subscriptions. Leaving by an error or a cancellation skips
     the first part. Either way it ends within ``drain_timeout + cancel_grace + 1`` seconds, short
-    of a blocked event loop, and `ledger` tells what became of every message. Brokers are not
-    the router's: they are entered before it, and left after it.
+    of a blocked event loop; resources and subscriptions that refuse to end may take a second
+    more. `ledger` tells what became of every message. Brokers are not the router's: they are
+    entered before it, and left after it.
 
     A router may be entered in one task and left in another of the same loop, and entered again.
 
@@ -427,7 +428,7 @@ class Router:
         if asyncio._get_running_loop() is not scope.loop:
             raise RouterError(f"router {self._name!r} must be left in the loop it was entered in")
         attempt = current_attempt()
-        if attempt is not None and attempt.lane in scope.runners.values():
+        if attempt is not None and scope.has(attempt.lane):
             raise DeadlockError(f"router {self._name!r} can't be left from one of its own handlers")
         await scope.supervisor.stop(abort=exc_type is not None)
 

@@ -826,8 +826,8 @@ MUTANTS = (
     Mutant(
         "a handler that was stopped pauses its neighbours for ever",
         "messaging/_reader.py",
-        "if other is not runner)\n        self.adjust()\n",
-        "if other is not runner)\n",
+        "            self._start_again()\n            self.adjust()\n",
+        "            self._start_again()\n",
     ),
     Mutant(
         "a successor reads what its predecessor leaves",
@@ -888,6 +888,18 @@ MUTANTS = (
         "        if not isinstance(error, self.on):\n",
     ),
     Mutant(
+        "a subscription is left while another handler that stops has some of it",
+        "messaging/_scope.py",
+        "not r.runners and r not in others",
+        "not r.runners",
+    ),
+    Mutant(
+        "what comes for a handler that was stopped is given back for ever",
+        "messaging/_reader.py",
+        "        if came > neighbour.options.max_deliveries:\n            return False\n",
+        "",
+    ),
+    Mutant(
         "a kept cell gets the next message",
         "messaging/_worker.py",
         "                    or references(cell) != of_cell\n",
@@ -912,9 +924,9 @@ MUTANTS = (
     Mutant(
         "subscriptions are left before the handlers end",
         "messaging/_scope.py",
-        "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
+        "        await self.end(runners, until=until)\n        if self._stopping:\n",
         "        for reader in self._readers.values():\n            reader.leave()\n"
-        "        await self.end(runners, until=until)\n        await self._leave_subscriptions(",
+        "        await self.end(runners, until=until)\n        if self._stopping:\n",
     ),
     Mutant(
         "a router does not wait for a thread that timed out",

@@ -6,17 +6,17 @@ import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from eventflow.brokers.memory._log import Log
-from eventflow.errors import BrokerClosedError
+from eventflow.errors import BrokerClosedError, InvalidMessageError
 from eventflow.events import validate_topic
+from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from eventflow.messaging import Message
 
 __all__ = ("Store", "Waiters", "due_times")
 
@@ -125,6 +125,10 @@ class Store:
 def due_times(messages: Sequence[Message]) -> Mapping[int, float]:
     """Loop times before which some messages are not delivered, by their place."""
     for message in messages:
+        if type(message) is not Message and not isinstance(cast("object", message), Message):
+            raise InvalidMessageError(
+                f"only messages are published, as Message(b'…'), not {type(message).__name__}"
+            )
         if DELAYED_UNTIL in message.metadata:
             return _due_times(messages)
     return _AT_ONCE

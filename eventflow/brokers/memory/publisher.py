@@ -7,25 +7,19 @@ from typing import TYPE_CHECKING
 
 from eventflow.brokers.memory._store import due_times
 from eventflow.errors import (
-    InvalidMessageError,
     MessageTooLargeError,
     PublishError,
     PublishTimeoutError,
 )
 from eventflow.events import validate_topic
-from eventflow.messaging import Message
 
 if TYPE_CHECKING:
     from eventflow.brokers.memory._store import Store
-    from eventflow.messaging import Features
+    from eventflow.messaging import Features, Message
 
 __all__ = ("MemoryPublisher",)
 
 CHECKPOINT_EVERY = 256
-
-
-def _stranger(messages: tuple[object, ...]) -> str:
-    return next((type(m).__name__ for m in messages if not isinstance(m, Message)), "these")
 
 
 class MemoryPublisher:
@@ -52,6 +46,7 @@ class MemoryPublisher:
         if not store.is_open:
             store.check_open()
         found = store.topics.get(topic) or store.topic(topic)
+        due = due_times(messages)
         if count != 1 or store.max_payload_bytes is not None:
             if not count:
                 return
@@ -64,12 +59,6 @@ class MemoryPublisher:
         log = found.log
         if log.end + count > log.room_until and not log.has_room(count):
             await self._wait_for_room(topic, messages)
-        try:
-            due = due_times(messages)
-        except AttributeError:
-            raise InvalidMessageError(
-                f"only messages are published, as Message(b'…'), not {_stranger(messages)}"
-            ) from None
         log.append(messages, due)
         if found.readers:
             found.readers.wake(None)

@@ -37,6 +37,7 @@ def jobs(*, is_serial: bool = True, on_probe: Callable[[], None] = lambda: None)
         is_serial=is_serial,
         timer_context=contextvars.Context(),
         on_probe=on_probe,
+        on_lapse=lambda: None,
     )
 
 

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventflow.brokers.memory import MemoryBroker, MemorySubscriber
-from eventflow.errors import ConfigurationError, ResourceError
+from eventflow.errors import (
+    BrokerConnectionError,
+    ConfigurationError,
+    DeadlockError,
+    ResourceError,
+    RouterError,
+)
 from eventflow.failure import DeadLetter, FailurePolicy
-from eventflow.messaging import BrokerEventPublisher, Router
-from tests.unit.messaging.support import Paid, Placed, stored
+from eventflow.messaging import BrokerEventPublisher, Message, Router
+from tests.unit.messaging.support import Paid, Placed, now, stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -52,6 +58,23 @@ class Done:
         return [event.n for event in self.events]
 
 
+class Changed(MemorySubscriber):
+    """One that declares something else than its backend can do."""
+
+    changed: dict[str, bool]
+
+    @classmethod
+    def of(cls, subscriber: MemorySubscriber, **changed: bool) -> Changed:
+        made = cls.__new__(cls)
+        made.__dict__.update(subscriber.__dict__)
+        made.changed = changed
+        return made
+
+    @property
+    def features(self) -> Any:
+        return dataclasses.replace(super().features, **self.changed)  # type: ignore[arg-type]
+
+
 async def publish(broker: MemoryBroker, *events: Placed | Paid) -> None:
     publisher = BrokerEventPublisher(broker.publisher())
     for event in events:
@@ -62,7 +85,7 @@ async def publish(broker: MemoryBroker, *events: Placed | Paid) -> None:
 async def test_what_waits_is_for_others_at_once_and_neighbours_go_on(broker: MemoryBroker) -> None:
     """The subscription is shared and stays; nothing in it is held for the one that stops."""
     placed, paid, elsewhere = Gate(), Done(), Done()
-    router, other = Router(), Router()
+    router, other = Router(drain_timeout=1_000), Router()
     group = broker.subscriber(group="g")
     stopped = router.add_handler("placed", Placed, placed, subscriber=group, max_in_flight=3)
     router.add_handler("paid", Paid, paid, subscriber=group, max_in_flight=3)
@@ -78,7 +101,7 @@ async def test_what_waits_is_for_others_at_once_and_neighbours_go_on(broker: Mem
             await other.wait_running()
             await publish(broker, Placed(n=5), Paid(n=6))
             assert paid.numbers == [6]
-            await asyncio.sleep(2)
+            await asyncio.sleep(100)
             assert sorted(elsewhere.numbers) == [1, 2, 3, 4, 5]
             assert not stopping.done()
             placed.open.set()
@@ -103,9 +126,214 @@ async def test_what_comes_for_it_later_waits_for_its_return(broker: MemoryBroker
         assert paid.numbers == [2]
         assert router.is_ready
         router.add_handler("placed", Placed, again, subscriber=group)
-        await asyncio.sleep(2)
+        await asyncio.sleep(30)
         assert again.numbers == [1]
     assert await stored(broker, "orders.dead_letter") == []
+
+
+async def test_it_does_not_wait_for_ever(broker: MemoryBroker) -> None:
+    """Nobody came for it: it ends as any other name that nothing goes by, and is counted."""
+    paid = Done()
+    router, group = Router(), broker.subscriber(group="g")
+    stopped = router.add_handler("placed", Placed, Done(), subscriber=group)
+    router.add_handler("paid", Paid, paid, subscriber=group)
+    async with router:
+        await stopped.aclose()
+        await publish(broker, Placed(n=1))
+        without_name = Message(b'{"n":2}')
+        await broker.publisher().publish("orders", without_name)
+        await asyncio.sleep(0.01)
+        assert paid.numbers == [2], "the only class there is"
+        await asyncio.sleep(1_000)
+        assert len(await stored(broker, "orders.dead_letter")) == 1
+        assert await group.lag("orders") == 0
+    row = router.ledger["paid"]
+    assert (row.released, row.dead_lettered) == (20, 1)
+
+
+async def test_where_the_broker_can_not_wait_it_is_unknown_at_once(broker: MemoryBroker) -> None:
+    """To keep it would hold up the others."""
+    paid = Done()
+    group = Changed.of(broker.subscriber(group="g"), nack_delay=False)
+    router = Router()
+    stopped = router.add_handler("placed", Placed, Done(), subscriber=group, max_in_flight=5)
+    router.add_handler("paid", Paid, paid, subscriber=group, max_in_flight=5)
+    async with router:
+        await stopped.aclose()
+        await publish(broker, *[Placed(n=n) for n in range(10)], Paid(n=10))
+        assert paid.numbers == [10]
+        assert len(await stored(broker, "orders.dead_letter")) == 10
+
+
+async def test_leaving_does_not_wait_for_what_is_given_back(broker: MemoryBroker) -> None:
+    router, group = Router(), broker.subscriber(group="g")
+    stopped = router.add_handler("placed", Placed, Done(), subscriber=group)
+    router.add_handler("paid", Paid, Done(), subscriber=group)
+    async with router:
+        await stopped.aclose()
+        await publish(broker, Placed(n=1))
+        began = now()
+    assert now() - began < 0.2
+
+
+async def test_both_of_a_subscription_finish_what_they_have(broker: MemoryBroker) -> None:
+    """The second that stops does not leave it under the first, which still handles something."""
+    slow, other = Gate(), Done()
+    router, group = Router(), broker.subscriber(group="g")
+    first = router.add_handler("placed", Placed, slow, subscriber=group)
+    second = router.add_handler("paid", Paid, Done(), subscriber=group)
+    async with router:
+        await publish(broker, Placed(n=1))
+        stopping = asyncio.create_task(first.aclose())
+        await asyncio.sleep(0)
+        await second.aclose()
+        router.add_handler("again", Placed, other, subscriber=group)
+        await asyncio.sleep(1)
+        assert other.numbers == []
+        slow.open.set()
+        await stopping
+        assert router.ledger["placed"].handled == 1
+        await asyncio.sleep(1)
+    assert other.numbers == []
+    assert await group.lag("orders") == 0
+
+
+async def test_who_waits_for_its_end_is_not_cancelled_with_the_router(broker: MemoryBroker) -> None:
+    """The router is left by an error meanwhile: the handler has stopped, and the waiter goes on."""
+
+    async def handler(event: Placed) -> None:
+        await asyncio.sleep(100)
+
+    reached: list[int] = []
+    router = Router()
+    one = router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    await router.__aenter__()
+    await publish(broker, Placed(n=1))
+
+    async def stop() -> None:
+        await one.aclose()
+        reached.append(1)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stop())
+        await asyncio.sleep(0.1)
+        error = ValueError()
+        await router.__aexit__(ValueError, error, None)
+    assert reached == [1]
+    assert router.ledger["h"].in_flight == 0
+
+
+async def test_a_handler_that_stops_can_not_leave_its_router(broker: MemoryBroker) -> None:
+    found: list[BaseException] = []
+
+    async def handler(event: Placed) -> None:
+        await asyncio.sleep(0.2)
+        try:
+            await router.__aexit__(None, None, None)
+        except DeadlockError as exc:
+            found.append(exc)
+
+    router = Router()
+    one = router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await publish(broker, Placed(n=1))
+        await one.aclose()
+    assert len(found) == 1
+    assert router.ledger["h"].handled == 1
+
+
+class Away:
+    """A publisher whose topics can't be prepared."""
+
+    def __init__(self, inner: Any, error: Exception) -> None:
+        self._inner = inner
+        self._error = error
+        self.features = inner.features
+        self.tries = 0
+
+    async def publish(self, topic: str, *messages: Message) -> None:
+        await self._inner.publish(topic, *messages)
+
+    async def prepare(self, topic: str) -> None:
+        self.tries += 1
+        raise self._error
+
+
+async def test_one_that_is_not_admitted_holds_up_nobody_for_ever(broker: MemoryBroker) -> None:
+    """It has failed, which health says; the others read on."""
+    paid = Done()
+    away = Away(broker.publisher(), ConfigurationError("no such topic"))
+    router, group = Router(), broker.subscriber(group="g")
+    router.add_handler("paid", Paid, paid, subscriber=group)
+    async with router:
+        late = router.add_handler(
+            "placed",
+            Placed,
+            Done(),
+            subscriber=group,
+            on_failure=FailurePolicy(then=DeadLetter(publisher=away)),
+        )
+        with pytest.raises(ConfigurationError, match="no such topic"):
+            await late.wait_running()
+        assert late.health().state == "failed"
+        assert not router.is_ready
+        await publish(broker, Paid(n=1))
+        assert paid.numbers == [1]
+        await late.aclose()
+        assert router.is_ready
+
+
+async def test_one_that_is_stopped_is_not_admitted_any_more(broker: MemoryBroker) -> None:
+    """Whoever waited for it is told, and nothing goes on trying."""
+    away = Away(broker.publisher(), BrokerConnectionError("away"))
+    router, group = Router(), broker.subscriber(group="g")
+    router.add_handler("paid", Paid, Done(), subscriber=group)
+    async with router:
+        late = router.add_handler(
+            "placed",
+            Placed,
+            Done(),
+            subscriber=group,
+            on_failure=FailurePolicy(then=DeadLetter(publisher=away)),
+        )
+        waiting = asyncio.create_task(late.wait_running())
+        await asyncio.sleep(5)
+        assert late.health().state == "starting"
+        assert not router.is_ready
+        await late.aclose()
+        with pytest.raises(RouterError, match="was stopped"):
+            await waiting
+        tries = away.tries
+        await asyncio.sleep(100)
+        assert away.tries == tries
+
+
+async def test_a_subscription_that_had_failed_is_tried_again_without_the_cause(
+    broker: MemoryBroker,
+) -> None:
+    """And a newcomer in its place is served."""
+    paid = Done()
+    away = Away(broker.publisher(), ConfigurationError("no such topic"))
+    group = broker.subscriber(group="g")
+    router = Router()
+    async with router:
+        router.add_handler("paid", Paid, paid, subscriber=group)
+        wrong = router.add_handler(
+            "placed",
+            Placed,
+            Done(),
+            subscriber=group,
+            on_failure=FailurePolicy(then=DeadLetter(publisher=away)),
+        )
+        with pytest.raises(ConfigurationError):
+            await wrong.wait_running()
+        await wrong.aclose()
+        await asyncio.sleep(1)
+        right = router.add_handler("placed", Placed, paid, subscriber=group)
+        await right.wait_running()
+        await publish(broker, Paid(n=1), Placed(n=2))
+        assert paid.numbers == [1, 2]
+        assert router.is_ready
 
 
 async def test_its_successor_receives_while_it_still_stops(broker: MemoryBroker) -> None:
@@ -224,22 +452,12 @@ async def test_one_that_is_added_finds_out_about_its_dead_letters(broker: Memory
             assert added.statistics().offered == 0, "nothing is received that could not be ended"
 
 
-class Lasting(MemorySubscriber):
-    """As if the messages outlived the process."""
-
-    @property
-    def features(self) -> Any:
-        return dataclasses.replace(super().features, persistent=True)
-
-
 @pytest.mark.fault("ACK-04")
 @pytest.mark.promise("6")
 async def test_a_stop_gives_back_at_once_what_waits(broker: MemoryBroker) -> None:
     """Another instance has it within moments, however long the handler that runs still takes."""
     gate, elsewhere = Gate(), Done()
-    group = broker.subscriber(group="g")
-    lasting = Lasting.__new__(Lasting)
-    lasting.__dict__.update(group.__dict__)
+    lasting = Changed.of(broker.subscriber(group="g"), persistent=True)
     router, other = Router(), Router()
     router.add_handler("h", Placed, gate, subscriber=lasting)
     other.add_handler("h", Placed, elsewhere, subscriber=lasting)

@@ -890,8 +890,8 @@ MUTANTS = (
     Mutant(
         "a subscription is left while another handler that stops has some of it",
         "messaging/_scope.py",
-        "not r.runners and r not in others",
-        "not r.runners",
+        "not reader.runners and reader not in others",
+        "not reader.runners",
     ),
     Mutant(
         "what comes for a handler that was stopped is given back for ever",

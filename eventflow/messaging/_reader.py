@@ -162,7 +162,7 @@ class Reader:
         self.runners = tuple(other for other in self.runners if other is not runner)
         if self.runners:
             self._start_again()
-            self.adjust()
+        self.adjust()
 
     def _start_again(self) -> None:
         """Subscribe once more where that has failed for good: others read now."""
@@ -371,10 +371,13 @@ class Reader:
     # Pausing and stopping
 
     def adjust(self) -> None:
-        """Receive, or don't, as the handlers say: one that is paused pauses the topic."""
+        """Receive, or don't, as the handlers say: one that is paused pauses the topic.
+
+        Without any there is nobody to receive for.
+        """
         deliveries = self._deliveries
         if deliveries is not None:
-            if any(runner.is_paused for runner in self.runners):
+            if not self.runners or any(runner.is_paused for runner in self.runners):
                 deliveries.pause()
             else:
                 deliveries.resume()

@@ -826,7 +826,7 @@ MUTANTS = (
     Mutant(
         "a handler that was stopped pauses its neighbours for ever",
         "messaging/_reader.py",
-        "            self._start_again()\n            self.adjust()\n",
+        "            self._start_again()\n        self.adjust()\n",
         "            self._start_again()\n",
     ),
     Mutant(

@@ -283,6 +283,43 @@ async def test_one_that_is_not_admitted_holds_up_nobody_for_ever(broker: MemoryB
         assert router.is_ready
 
 
+async def test_a_subscription_that_nobody_is_left_for_receives_nothing(
+    broker: MemoryBroker,
+) -> None:
+    """Its last handler could not be admitted: what comes is for the others in the group."""
+    elsewhere, asked = Done(), asyncio.Event()
+
+    class Asking(Away):
+        async def prepare(self, topic: str) -> None:
+            await asked.wait()
+            await super().prepare(topic)
+
+    away = Asking(broker.publisher(), ConfigurationError("no such topic"))
+    router, other = Router(), Router()
+    group = broker.subscriber(group="g")
+    other.add_handler("placed", Placed, elsewhere, subscriber=group)
+    first = router.add_handler("paid", Paid, Done(), subscriber=group)
+    async with router:
+        late = router.add_handler(
+            "placed",
+            Placed,
+            Done(),
+            subscriber=group,
+            on_failure=FailurePolicy(then=DeadLetter(publisher=away)),
+        )
+        await asyncio.sleep(1)
+        await first.aclose()
+        asked.set()
+        with pytest.raises(ConfigurationError):
+            await late.wait_running()
+        await publish(broker, Placed(n=1), Placed(n=2))
+        await asyncio.sleep(100)  # time passes only where nobody spins
+        async with other:
+            await asyncio.sleep(1)
+            assert elsewhere.numbers == [1, 2]
+    assert router.ledger.total.offered == 0
+
+
 async def test_one_that_is_stopped_is_not_admitted_any_more(broker: MemoryBroker) -> None:
     """Whoever waited for it is told, and nothing goes on trying."""
     away = Away(broker.publisher(), BrokerConnectionError("away"))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -21,6 +22,8 @@ FLUSH_S = 0.5
 STDERR = 2
 ATOMIC = 4096
 """As much as a pipe that has room at all takes in one piece."""
+WAKE = b"\0"
+"""What wakes the guard's thread; a signal writes its number, which is never 0."""
 
 
 def say(text: str) -> None:
@@ -77,9 +80,13 @@ class Guard:
     """A thread that ends the process when its time is up, even while the event loop is blocked.
 
     `set_deadline` only writes a variable and a byte, so that signal handlers can call it.
+
+    Attributes:
+        on_signal: Called in the thread with the number of each signal, after `watch_signals`.
     """
 
     def __init__(self) -> None:
+        self.on_signal: Callable[[int], None] = lambda number: None
         self._due: tuple[float, int, Callable[[], str]] | None = None
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -102,9 +109,25 @@ class Guard:
         self._lifeline = (descriptor, gone)
         self._wake()
 
+    def watch_signals(self) -> None:
+        """Notice signals without the main thread, which may not get to its handlers.
+
+        Python runs them between two of the main thread's instructions. A signal that comes just
+        before that one begins to wait, or that the kernel gives to another thread, interrupts no
+        wait: its handler would run when the wait has ended, if ever.
+        """
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=self._is_forked)
+
+    def _is_forked(self) -> None:
+        """A child's signals are not ours: without this, it would write them into our pipe."""
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor not in (-1, self._write):
+            signal.set_wakeup_fd(descriptor)
+
     def _wake(self) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._write, b"x")
+            os.write(self._write, WAKE)
 
     def _watch(self) -> None:
         while True:
@@ -116,7 +139,8 @@ class Guard:
             watched = [self._read] if lifeline is None else [self._read, lifeline[0]]
             readable = select.select(watched, [], [], left)[0]
             if self._read in readable:
-                os.read(self._read, 4096)
+                for number in os.read(self._read, 4096).replace(WAKE, b""):
+                    self.on_signal(number)
             elif readable and lifeline is not None:
                 self._lifeline = None
                 lifeline[1]()

@@ -107,7 +107,11 @@ class Process:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(on_loop, count)
 
-        with self._signals.told_to(in_handler):
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: None)
+
+        with self._signals.told_to(in_handler, wake=wake):
             code = await self._serve()
         await self._end_stray_tasks()
         return code or (1 if self._stray else 0)

@@ -29,6 +29,9 @@ START_BOUND_S = 4.7
 """Most that a start takes to end after a signal; 5 s with the interpreter's own end."""
 
 
+def _do_nothing() -> None: ...
+
+
 class StopSignals:
     """Counts the signals that ask a process to stop.
 
@@ -44,11 +47,14 @@ class StopSignals:
         self.last_act: Callable[[], None] = lambda: None
         self._guard = guard
         self._tell: Callable[[int], None] | None = None
+        self._wake: Callable[[], None] = _do_nothing
         self._is_loading = True
         self._pid = os.getpid()
 
     def install(self) -> None:
         """Handle both signals from now on, and those that came before, if they were held back."""
+        self._guard.on_signal = self._noticed
+        self._guard.watch_signals()
         for number in NUMBERS:
             signal.signal(number, self._handle)
         # The interpreter's own end puts the system's handlers back, which would turn an exit that
@@ -61,21 +67,38 @@ class StopSignals:
         self._is_loading = False
 
     @contextlib.contextmanager
-    def told_to(self, tell: Callable[[int], None]) -> Generator[None]:
-        """Hand the count on with each signal; ``tell`` is called in a signal handler."""
-        self._tell = tell
+    def told_to(
+        self, tell: Callable[[int], None], *, wake: Callable[[], None] = _do_nothing
+    ) -> Generator[None]:
+        """Hand the count on with each signal.
+
+        Args:
+            tell: Called in a signal handler.
+            wake: Called in another thread, to end a wait of the main thread that a signal has not
+                interrupted.
+        """
+        self._tell, self._wake = tell, wake
         self.loaded()
         if self.count:
             tell(self.count)
         try:
             yield
         finally:
-            self._tell = None
+            self._tell, self._wake = None, _do_nothing
 
     @property
     def exit_code(self) -> int:
         """What a process ends with that a signal has ended: 143 or 130."""
         return 128 + self.number
+
+    def _noticed(self, number: int) -> None:
+        """Called in the guard's thread: the handler runs as soon as the main thread does."""
+        if number not in NUMBERS:
+            return
+        if self._is_loading:
+            self._guard.set_deadline(0, 128 + (self.number or number), _loading)
+        else:
+            self._wake()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

@@ -206,6 +206,18 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "a signal waits for the main thread",
+        "cli/_exit.py",
+        "        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)\n",
+        "",
+    ),
+    Mutant(
+        "a forked child's signals are taken for ours",
+        "cli/_exit.py",
+        "        os.register_at_fork(after_in_child=self._is_forked)\n",
+        "",
+    ),
+    Mutant(
         "a service stops alone inside another",
         "lifecycle/service.py",
         "                if isinstance(held.value, Service):\n",

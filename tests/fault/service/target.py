@@ -281,6 +281,14 @@ async def forks() -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
+async def deaf() -> AsyncGenerator[None]:
+    """Signals come to another thread, and interrupt no wait of the main thread."""
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+    yield
+
+
+@asynccontextmanager
 async def dies_at_once() -> AsyncGenerator[None]:
     """Its process ends when it was ready for a moment, as if killed."""
     asyncio.get_running_loop().call_later(0.3, os._exit, 9)

@@ -13,7 +13,7 @@ from eventflow.messaging.settlement import SettlementState
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from eventflow.messaging._job import Job
 
@@ -42,7 +42,6 @@ class Jobs:
         is_serial: bool,
         timer_context: contextvars.Context,
         on_probe: Callable[[], None],
-        on_lapse: Callable[[], None],
     ) -> None:
         self.in_flight = 0
         self.lapsed = 0
@@ -52,7 +51,6 @@ class Jobs:
         self._is_serial = is_serial
         self._timer_context = timer_context
         self._on_probe = on_probe
-        self._on_lapse = on_lapse
         # Those that may start, those behind others in their lane, and those before a retry: due
         # now, waiting for it, and holding up all others meanwhile.
         self._queue: deque[Job] = deque()
@@ -61,6 +59,8 @@ class Jobs:
         self._waiting: dict[Job, None] = {}
         self._held: dict[Job, None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle_watchers: dict[asyncio.Future[None], None] = {}
+        self._overdue: dict[asyncio.Future[None], None] = {}
 
     @property
     def buffered(self) -> int:
@@ -108,8 +108,8 @@ class Jobs:
             # Its subscription broke, so it was given back; or a middleware has settled it.
             self.lapsed += 1
             if job.has_lane:
-                self.leave_lane(job)
-            self._on_lapse()
+                self._leave_lane(job)
+            self.look_whether_idle()
 
     def _count_probe(self) -> None:
         self.pauses.started()
@@ -170,7 +170,15 @@ class Jobs:
             lapsed(job)
         self.wake()  # also for those that it held up
 
-    def leave_lane(self, job: Job) -> None:
+    def end(self, job: Job) -> None:
+        """A job that was taken has ended."""
+        self.in_flight -= 1
+        if job.has_lane:
+            self._leave_lane(job)
+        if self._idle_watchers:
+            self.look_whether_idle()
+
+    def _leave_lane(self, job: Job) -> None:
         """Let the next one of its lane start."""
         job.has_lane = False
         if self._lanes.release(job.lane):
@@ -191,3 +199,38 @@ class Jobs:
         self._waiting.clear()
         self._held.clear()
         return unstarted, again
+
+    # Whether there is nothing to do
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs, no thread included."""
+        return not (self.in_flight or self.buffered or self._overdue)
+
+    def watch_idle(self) -> asyncio.Future[None]:
+        """Done when it may have become idle."""
+        watcher: asyncio.Future[None] = self._loop.create_future()
+        self._idle_watchers[watcher] = None
+        return watcher
+
+    def look_whether_idle(self) -> None:
+        """Tell those who watch, if it is."""
+        if self.is_idle:
+            for watcher in self._idle_watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+            self._idle_watchers.clear()
+
+    @property
+    def overdue(self) -> Iterable[asyncio.Future[None]]:
+        """The ends of threads that outlived their attempt."""
+        return tuple(self._overdue)
+
+    def wait_for_thread(self, ended: asyncio.Future[None], context: contextvars.Context) -> None:
+        """Count a thread that outlived its attempt as running, until ``ended`` is done."""
+        self._overdue[ended] = None
+        ended.add_done_callback(self._returned, context=context)
+
+    def _returned(self, ended: asyncio.Future[None]) -> None:
+        self._overdue.pop(ended, None)
+        self.look_whether_idle()

@@ -1,27 +1,25 @@
-"""A handler that runs: its workers, what becomes of its jobs, and the counts."""
+"""A handler that runs: its resource, its workers, what it takes in, and how it is."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from eventflow._cause import Undecoded, current_attempt
 from eventflow._log import EventLogger, shown
 from eventflow.errors import ResourceError, TooManyDeliveriesError
-from eventflow.failure import CallOnFailure, Log
 from eventflow.messaging._burial import Burial
+from eventflow.messaging._endings import Endings
 from eventflow.messaging._handling import Handling
 from eventflow.messaging._job import Job
 from eventflow.messaging._jobs import Jobs
 from eventflow.messaging._worker import Worker
-from eventflow.messaging.settlement import SettlementState
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable
 
     from eventflow.events import Event
     from eventflow.messaging._binding import Binding
@@ -34,14 +32,8 @@ __all__ = ("Runner",)
 
 log = EventLogger("eventflow.router")
 
-THROUGH_BROKER_S = 1.0
-"""Waits before a retry from this on go through the broker, with ``order="relaxed"``."""
-
 CLOCK_SLACK_S = 0.001
 """A loop fires its timers up to the clock's resolution early."""
-
-LADDER_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
-"""Waits that brokers are asked for: few, because some need a queue for each."""
 
 
 class Runner:
@@ -54,6 +46,7 @@ class Runner:
         on_failure: What happens when one fails.
         handling: How the handler is called.
         jobs: What waits for it.
+        endings: How they end.
         readers: Where its messages come from.
         subscribed: Done, each, when it receives from one of these, or can't.
         is_stopping: It starts nothing more.
@@ -88,20 +81,14 @@ class Runner:
             is_serial=options.concurrency == 1 and options.order == "strict",
             timer_context=self.timer_context,
             on_probe=self._adjust_readers,
-            on_lapse=self._look_whether_idle,
         )
         is_single = options.batch is None
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
-        self._burials: dict[asyncio.Task[None], Burial] = {}
-        self._idle_watchers: dict[asyncio.Future[None], None] = {}
+        self.endings = Endings(self)
         self._failure = ""
-        self._overdue: dict[asyncio.Future[None], None] = {}
-        # Counts
-        self.offered = self.handled = self.failed = self.skipped = 0
-        self.cancelled = self.released = self.abandoned = 0
-        self.dead_lettered = self.timed_out = self.undecodable = 0
-        self.retried = self.redelivered = self.restarts = 0
+        # Counts; those of how jobs end are with the endings.
+        self.offered = self.skipped = self.redelivered = self.restarts = 0
 
     # Starting
 
@@ -234,7 +221,7 @@ class Runner:
                 self.jobs.put_in_lane(job, self._order_key(self.argument(job)))
             except BaseException as exc:
                 # No cancellation comes in here, since nothing is awaited.
-                self._bury_unstarted(job, exc)
+                self.endings.refuse(job, exc)
                 if isinstance(exc, (KeyboardInterrupt, SystemExit)):
                     raise
         elif delivery.lane is not None and self._keeps_lanes:
@@ -250,12 +237,12 @@ class Runner:
         """Take in a message that no handler can get: it ends as a dead letter, at once."""
         self.offered += 1
         stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-        self._bury_unstarted(Job(delivery, stand_in, reader), error)
+        self.endings.refuse(Job(delivery, stand_in, reader), error)
 
     def pass_over(self, delivery: Delivery, *, delay: float) -> None:
         """Give a message back that was for a handler which was stopped; counted here."""
         self.offered += 1
-        self.released += 1
+        self.endings.released += 1
         delivery.nack(delay=delay)
         log.info(
             "eventflow.message_given_back",
@@ -284,180 +271,11 @@ class Runner:
             message_id=delivery.message.id,
             deliveries=delivery.deliveries or 0,
         )
-        self._bury_unstarted(job, error)
-
-    def _bury_unstarted(self, job: Job, error: BaseException) -> None:
-        self.jobs.in_flight += 1
-        self._give_up(job, error, attempts=job.delivery.failures, timed_out=False, unstarted=True)
+        self.endings.refuse(job, error)
 
     def dead_letters_of(self, reader: Reader) -> Publisher:
         """Where dead letters of what came from there go."""
         return self.binding.dead_letters.publisher or reader.publisher
-
-    # How a job ends
-
-    def untake(self, job: Job) -> None:
-        """End a job that was taken and can't go on: a stop came, or it is settled already."""
-        job.delivery.release()
-        self.released += 1
-        self._end(job)
-
-    def succeeded(self, job: Job) -> None:
-        """The handler returned, and what it gave is confirmed."""
-        if job.delivery.ack():
-            self.handled += 1
-        else:
-            # It was nacked by hand, or was given back meanwhile: it comes again.
-            self.released += 1
-        # What `_end` does, with no call in between.
-        self.jobs.in_flight -= 1
-        if job.has_lane:
-            self.jobs.leave_lane(job)
-        if self._idle_watchers:
-            self._look_whether_idle()
-
-    def failed_attempt(self, job: Job, error: BaseException, *, timed_out: bool) -> None:
-        """Try again, now, later or through the broker; or give up."""
-        retry = self.options.on_failure.retry
-        delay = None if retry is None else retry.delay(error, job.number)
-        if job.first_failed_at is None:
-            job.first_failed_at = datetime.now(UTC)
-        if delay is None:
-            self._give_up(job, error, attempts=job.number, timed_out=timed_out)
-            return
-        features = job.reader.features
-        through_broker = (
-            self.options.order == "relaxed"
-            and delay >= THROUGH_BROKER_S
-            and features.nack_delay
-            and features.recorded_failures
-        )
-        if through_broker:
-            delay = next((step for step in LADDER_S if step >= delay), delay)
-        self.retried += 1
-        log.info(
-            "eventflow.handler_retried",
-            router=self.bus,
-            subscription=self.name,
-            topic=job.delivery.topic,
-            event_id=job.delivery.message.id,
-            attempt=job.number,
-            reason=shown(error),
-            delay_s=round(delay, 3),
-        )
-        job.number += 1
-        if through_broker:
-            self._give_back(job, delay=delay)
-        elif self.is_stopping:
-            self._give_back(job)
-        else:
-            self.jobs.retry_in(delay, job, self.untake)
-
-    def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
-        """Have it delivered again, with the failures so far where the broker can keep them."""
-        failures = job.number - 1
-        if failures > job.delivery.failures and job.reader.features.recorded_failures:
-            job.delivery.nack(delay=delay, failures=failures)
-        else:
-            job.delivery.release()
-        self.released += 1
-        self._end(job)
-
-    def _give_up(
-        self,
-        job: Job,
-        error: BaseException,
-        *,
-        attempts: int,
-        timed_out: bool,
-        unstarted: bool = False,
-    ) -> None:
-        facts = {
-            "router": self.bus,
-            "subscription": self.name,
-            "event_id": job.delivery.message.id,
-            "topic": job.delivery.topic,
-            "attempts": attempts,
-        }
-        if unstarted:
-            log.error("eventflow.message_refused", error=error, **facts)
-        else:
-            log.error("eventflow.handler_failed", error=error, **facts)
-        then = self.options.on_failure.then
-        if isinstance(then, Log):
-            self._gave_up(job, timed_out=timed_out, unstarted=unstarted)
-            return
-        callback = then.callback if isinstance(then, CallOnFailure) and not unstarted else None
-        burial = Burial(self, job, error, attempts, callback)
-        burial.timed_out, burial.unstarted = timed_out, unstarted
-        task = self.scope.supervisor.spawn(burial.run(), f"{self.name}:burial")
-        self._burials[task] = burial
-        task.add_done_callback(self._buried, context=self.scope.supervisor.callback_context)
-
-    def _buried(self, task: asyncio.Task[None]) -> None:
-        burial = self._burials.pop(task, None)
-        if burial is None:
-            return  # it was given up
-        self.resume(burial)
-        if burial.is_done:
-            self._gave_up(
-                burial.job,
-                dead_lettered=burial.callback is None,
-                timed_out=burial.timed_out,
-                unstarted=burial.unstarted,
-            )
-        elif burial.job.delivery.release():
-            self.released += 1
-            self._end(burial.job)
-        else:
-            self._ended_elsewhere(burial.job)
-
-    def _ended_elsewhere(self, job: Job) -> None:
-        """It could not be ended here, and somebody has settled it meanwhile."""
-        if job.delivery.state is SettlementState.ACKED:
-            self.failed += 1
-            log.error(
-                "eventflow.message_lost",
-                router=self.bus,
-                subscription=self.name,
-                topic=job.delivery.topic,
-                event_id=job.delivery.message.id,
-            )
-        else:
-            self.released += 1
-        self._end(job)
-
-    def _gave_up(
-        self, job: Job, *, timed_out: bool, unstarted: bool, dead_lettered: bool = False
-    ) -> None:
-        if job.delivery.ack():
-            self.failed += 1
-            self.dead_lettered += dead_lettered
-            self.timed_out += timed_out
-            self.undecodable += unstarted
-        else:
-            self.released += 1
-        self._end(job)
-
-    def cut(self, job: Job) -> None:
-        """A stop cut its attempt: it comes again."""
-        job.delivery.release()
-        self.cancelled += 1
-        log.warning(
-            "eventflow.handler_cancelled",
-            router=self.bus,
-            subscription=self.name,
-            topic=job.delivery.topic,
-            event_id=job.delivery.message.id,
-        )
-        self._end(job)
-
-    def _end(self, job: Job) -> None:
-        self.jobs.in_flight -= 1
-        if job.has_lane:
-            self.jobs.leave_lane(job)
-        if self._idle_watchers:
-            self._look_whether_idle()
 
     # Pausing
 
@@ -493,55 +311,28 @@ class Runner:
 
     # Looking at it
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits and nothing runs, no thread included."""
-        return not (self.jobs.in_flight or self.jobs.buffered or self._overdue)
-
-    def _look_whether_idle(self) -> None:
-        if self.is_idle:
-            for watcher in self._idle_watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
-            self._idle_watchers.clear()
-
     def outlived(self, ended: asyncio.Future[None], context: contextvars.Context) -> None:
         """A thread goes on after its attempt, until ``ended`` is done."""
-        self._overdue[ended] = None
-        ended.add_done_callback(self._returned, context=context)
-
-    def _returned(self, ended: asyncio.Future[None]) -> None:
-        self._overdue.pop(ended, None)
-        self._look_whether_idle()
-
-    @property
-    def overdue(self) -> Iterable[asyncio.Future[None]]:
-        """The ends of threads that outlived their attempt."""
-        return tuple(self._overdue)
-
-    def watch_idle(self) -> asyncio.Future[None]:
-        """Done when the handler may have become idle."""
-        watcher = self.scope.loop.create_future()
-        self._idle_watchers[watcher] = None
-        return watcher
+        self.jobs.wait_for_thread(ended, context)
 
     def statistics(self) -> HandlerStatistics:
         """The counts, now."""
+        ends, jobs = self.endings, self.jobs
         return HandlerStatistics(
             name=self.name,
             offered=self.offered,
-            handled=self.handled,
-            failed=self.failed,
+            handled=ends.handled,
+            failed=ends.failed,
             skipped=self.skipped,
-            cancelled=self.cancelled,
-            released=self.released + self.jobs.lapsed,
-            abandoned=self.abandoned,
-            buffered=self.jobs.buffered,
-            in_flight=self.jobs.in_flight,
-            dead_lettered=self.dead_lettered,
-            timed_out=self.timed_out,
-            undecodable=self.undecodable,
-            retried=self.retried,
+            cancelled=ends.cancelled,
+            released=ends.released + jobs.lapsed,
+            abandoned=ends.abandoned,
+            buffered=jobs.buffered,
+            in_flight=jobs.in_flight,
+            dead_lettered=ends.dead_lettered,
+            timed_out=ends.timed_out,
+            undecodable=ends.undecodable,
+            retried=ends.retried,
             redelivered=self.redelivered,
             restarts=self.restarts,
         )
@@ -585,20 +376,10 @@ class Runner:
         """The workers' tasks."""
         return self._workers.values()
 
-    @property
-    def burials(self) -> Mapping[asyncio.Task[None], Burial]:
-        """Tasks that store dead letters."""
-        return self._burials
-
     def stop_starting(self) -> None:
         """Start nothing more: what waits is given back."""
-        unstarted, again = self.jobs.clear()
-        for job in unstarted:
-            job.delivery.release()
-        self.released += len(unstarted)
-        for job in again:
-            self._give_back(job)
-        self._look_whether_idle()
+        self.endings.release_waiting()
+        self.jobs.look_whether_idle()
 
     def close(self) -> None:
         """From here on, a worker that ends is not replaced."""
@@ -613,21 +394,16 @@ class Runner:
 
         Returns the tasks that will end after all: they only waited for their thread.
         """
-        for burying in [task for task in self._burials if task in pending]:
-            held_up = self._burials.pop(burying).job
-            self.abandoned += 1
-            self._end(held_up)
-            self.scope.note_abandoned(burying, held_up.delivery)
+        for burying, job in self.endings.abandon_burials(pending):
+            self.scope.note_abandoned(burying, job.delivery)
         ending: set[asyncio.Task[Any]] = set()
         for worker, task in tuple(self._workers.items()):
             if task not in pending or worker.abandoned:
                 continue
-            job = worker.job
+            held = worker.job
             worker.abandon()
-            for held in worker.batch or ([] if job is None else [job]):
-                self.abandoned += 1
-                self._end(held)
-            self.scope.note_abandoned(task, None if job is None else job.delivery)
+            self.endings.abandon(worker.batch or ([] if held is None else [held]))
+            self.scope.note_abandoned(task, None if held is None else held.delivery)
             if worker.thread is not None:
                 task.cancel()
                 ending.add(task)

@@ -159,7 +159,7 @@ class Scope:
                 runner.stop_starting()
         while passing and not self._is_cut(until):
             await self._wait_idle(runners, until)
-            if all(runner.is_idle for runner in runners):
+            if all(runner.jobs.is_idle for runner in runners):
                 if not any(reader.has_more(until) for reader in passing):
                     break
                 await self._wait_a_little(until)  # for what is delayed
@@ -181,9 +181,9 @@ class Scope:
         """Until the handlers are idle, the deadline, or an abort."""
         aborting = self.supervisor.aborting
         for runner in runners:
-            while not runner.is_idle and not self._is_cut(until):
+            while not runner.jobs.is_idle and not self._is_cut(until):
                 await asyncio.wait(
-                    {runner.watch_idle(), aborting},
+                    {runner.jobs.watch_idle(), aborting},
                     timeout=until - self.loop.time(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -201,7 +201,7 @@ class Scope:
         )
         pending |= await self._end_burials(runners, until)
         # Threads that outlived their attempt may use what is closed next.
-        overdue = {ended for runner in runners for ended in runner.overdue}
+        overdue = {ended for runner in runners for ended in runner.jobs.overdue}
         if overdue and (left := until - self.loop.time()) > 0:
             await asyncio.wait(overdue, timeout=left)
         ending: set[asyncio.Task[Any]] = set()
@@ -219,7 +219,7 @@ class Scope:
 
         Returns those that refuse to end.
         """
-        burials = {task: b for runner in runners for task, b in runner.burials.items()}
+        burials = {task: b for runner in runners for task, b in runner.endings.burials.items()}
         under_way = {task for task, burial in burials.items() if not burial.is_waiting}
         if under_way and (left := until - self.loop.time()) > 0:
             await asyncio.wait(under_way, timeout=left)

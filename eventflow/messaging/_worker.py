@@ -62,6 +62,7 @@ class Worker(HandlerWorker):
             return
         runner, call, clock, references = self._runner, self._call, self.clock, sys.getrefcount
         jobs, cancelling, plain = runner.jobs, task.cancelling, runner.handling.plain
+        endings = runner.endings
         before = self.context
         cell: Any = None
         failure: BaseException | None
@@ -86,7 +87,7 @@ class Worker(HandlerWorker):
                     slice_end = now + SLICE_S
                     continue
                 if not cell:
-                    cell, before, tree = self.isolate(runner.handled)
+                    cell, before, tree = self.isolate(endings.handled)
                     of_tree = references(tree) if tree is not None else -1
                     of_cell = references(cell)
                 self.job, self.attempt = job, cell
@@ -105,7 +106,7 @@ class Worker(HandlerWorker):
                 if failure is None and cancelling() == self.expected:
                     # `attempt` stays until the worker waits: nobody looks in between.
                     self.job = None
-                    runner.succeeded(job)
+                    endings.succeeded(job)
                 elif not await self._judge(job, failure):
                     return
                 failure = None  # no cycle through the traceback's frame
@@ -120,7 +121,7 @@ class Worker(HandlerWorker):
                         runner.replace(self)
                         return
                     # Somebody keeps a copy of the context, and with it this cell.
-                    cell, before, tree = self.isolate(runner.handled)
+                    cell, before, tree = self.isolate(endings.handled)
                     of_tree = references(tree) if tree is not None else -1
                     of_cell = references(cell)
                 now = clock()
@@ -130,7 +131,7 @@ class Worker(HandlerWorker):
 
     async def _run_batches(self, size: int) -> None:
         """The same for a handler of batches."""
-        runner = self._runner
+        runner, endings = self._runner, self._runner.endings
         assert self.task is not None
         try:
             while True:
@@ -157,18 +158,18 @@ class Worker(HandlerWorker):
                 if stopped and isinstance(failure, asyncio.CancelledError):
                     for place, job in enumerate(jobs):
                         if batch.outcome(place, failure) is None:
-                            runner.succeeded(job)
+                            endings.succeeded(job)
                         elif runner.is_being_stopped:
-                            runner.cut(job)
+                            endings.cut(job)
                         else:
-                            runner.failed_attempt(job, failure, timed_out=False)
+                            endings.failed_attempt(job, failure, timed_out=False)
                     raise failure
                 for place, job in enumerate(jobs):
                     error = batch.outcome(place, failure)
                     if error is None:
-                        runner.succeeded(job)
+                        endings.succeeded(job)
                     else:
-                        runner.failed_attempt(job, error, timed_out=timed_out and error is failure)
+                        endings.failed_attempt(job, error, timed_out=timed_out and error is failure)
                 if isinstance(failure, (SystemExit, KeyboardInterrupt)):
                     raise failure
                 failure = error = None  # no cycle through the traceback's frame
@@ -200,24 +201,24 @@ class Worker(HandlerWorker):
         except asyncio.CancelledError:
             self.batch = []
             for job in batch:
-                runner.untake(job)
+                runner.endings.untake(job)
             raise
 
     async def _judge(self, job: Job, error: BaseException | None) -> bool:
         """Settle an attempt that did not end plainly. Whether this worker goes on."""
-        runner = self._runner
+        endings = self._runner.endings
         stopped, timed_out, error = self._verdict(error)
         self.job = self.attempt = None
         if error is None:
-            runner.succeeded(job)
+            endings.succeeded(job)
         elif stopped and isinstance(error, asyncio.CancelledError):
-            if runner.is_being_stopped:
-                runner.cut(job)
+            if self._runner.is_being_stopped:
+                endings.cut(job)
             else:  # somebody has cancelled this task alone; another one takes its place
-                runner.failed_attempt(job, error, timed_out=False)
+                endings.failed_attempt(job, error, timed_out=False)
             raise error
         else:
-            runner.failed_attempt(job, error, timed_out=timed_out)
+            endings.failed_attempt(job, error, timed_out=timed_out)
             if isinstance(error, (SystemExit, KeyboardInterrupt)):
                 raise error
         if stopped:

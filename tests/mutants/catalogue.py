@@ -708,13 +708,13 @@ MUTANTS = (
     ),
     Mutant(
         "a failed attempt is acked",
-        "messaging/_runner.py",
+        "messaging/_endings.py",
         "        if delay is None:\n            self._give_up(",
         "        job.delivery.ack()\n        if delay is None:\n            self._give_up(",
     ),
     Mutant(
         "a handler that was cut is acked",
-        "messaging/_runner.py",
+        "messaging/_endings.py",
         '        """A stop cut its attempt: it comes again."""\n',
         '        """A stop cut its attempt: it comes again."""\n        job.delivery.ack()\n',
     ),
@@ -794,10 +794,10 @@ MUTANTS = (
     ),
     Mutant(
         "a retry leaves its lane",
-        "messaging/_runner.py",
+        "messaging/_endings.py",
         "        job.number += 1\n        if through_broker:",
-        "        job.number += 1\n        if job.has_lane:\n            self._leave_lane(job)\n"
-        "        if through_broker:",
+        "        job.number += 1\n        if job.has_lane:\n"
+        "            self._jobs._leave_lane(job)\n        if through_broker:",
     ),
     Mutant(
         "a retry lets those behind it pass",
@@ -819,13 +819,13 @@ MUTANTS = (
     ),
     Mutant(
         "an ack that came too late counts as handled",
-        "messaging/_runner.py",
+        "messaging/_endings.py",
         "        if job.delivery.ack():\n            self.handled += 1\n",
         "        if job.delivery.ack() or True:\n            self.handled += 1\n",
     ),
     Mutant(
         "what waits for a handler that stops is kept",
-        "messaging/_runner.py",
+        "messaging/_endings.py",
         "        for job in unstarted:\n            job.delivery.release()\n",
         "",
     ),
@@ -890,8 +890,8 @@ MUTANTS = (
     Mutant(
         "a handler that cancels itself is taken for one that is stopped",
         "messaging/_worker.py",
-        "            if runner.is_being_stopped:\n                runner.cut(job)\n",
-        "            if not runner.abandoned:\n                runner.cut(job)\n",
+        "            if self._runner.is_being_stopped:\n                endings.cut(job)\n",
+        "            if not self.abandoned:\n                endings.cut(job)\n",
     ),
     Mutant(
         "an error that time does not mend is tried again",

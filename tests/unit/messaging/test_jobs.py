@@ -37,7 +37,6 @@ def jobs(*, is_serial: bool = True, on_probe: Callable[[], None] = lambda: None)
         is_serial=is_serial,
         timer_context=contextvars.Context(),
         on_probe=on_probe,
-        on_lapse=lambda: None,
     )
 
 
@@ -80,7 +79,7 @@ async def test_the_next_of_a_lane_waits_for_the_end_of_the_one_before() -> None:
     waiting.put_in_lane(other, "b")
     assert [waiting.take(), waiting.take(), waiting.take()] == [first, other, None]
     assert (waiting.buffered, waiting.in_flight) == (1, 2)
-    waiting.leave_lane(first)
+    waiting.end(first)
     assert waiting.take() is second
     with pytest.raises(TypeError):
         waiting.put_in_lane(job(4), unhashable)

@@ -62,6 +62,7 @@ class Supervisor:
         self._name = name
         self._on_stop = on_stop
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._forget = self._tasks.discard
         self._loop = asyncio.get_running_loop()
         # The context of whoever enters the scope, without the event being handled there.
         self._context = contextvars.copy_context()
@@ -101,7 +102,7 @@ class Supervisor:
         """Start a task that belongs to this scope."""
         task = self._new_task(coro, name, context or self.copy_context())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard, context=self.callback_context)
+        task.add_done_callback(self._forget, context=self.callback_context)
         return task
 
     @property

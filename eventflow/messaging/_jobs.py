@@ -55,7 +55,7 @@ class Jobs:
         # now, waiting for it, and holding up all others meanwhile.
         self._queue: deque[Job] = deque()
         self._lanes: Lanes = NO_LANES
-        self._due: deque[Job] = deque()
+        self._due: dict[Job, None] = {}
         self._waiting: dict[Job, None] = {}
         self._held: dict[Job, None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -89,7 +89,9 @@ class Jobs:
             if self._due:
                 if self.pauses:
                     self._count_probe()
-                return self._due.popleft()
+                job = next(iter(self._due))
+                del self._due[job]
+                return job
             if self._held:
                 return None
         while True:
@@ -165,7 +167,7 @@ class Jobs:
         job.timer = None
         self._held.pop(job, None)
         if job.delivery.state is _PENDING:
-            self._due.append(job)
+            self._due[job] = None
         else:
             lapsed(job)
         self.wake()  # also for those that it held up

@@ -77,13 +77,15 @@ class Reader:
         self._raw: Runner | None = None
         self._gone: frozenset[str] = frozenset()
         self._admissions: dict[Runner, asyncio.Task[None]] = {}
-        self._up = asyncio.Event()
+        # Made when somebody waits: a router may have many readers.
+        self._up: asyncio.Event | None = None
+        self._leave: asyncio.Future[None] | None = None
+        self._may_leave = False
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
         self._receives = False
         self._since = 0.0
-        self._leave: asyncio.Future[None] = scope.loop.create_future()
 
     # What is bound to it
 
@@ -123,7 +125,7 @@ class Reader:
                     await self._prepare_dead_letters(runner)
                     if not self.first.done():
                         await asyncio.shield(self.first)
-                    await self._up.wait()
+                    await self._wait_up()
                 except Exception as exc:  # noqa: BLE001 - judged in _report
                     if not self._report(exc, wait):
                         runner.fail(exc)
@@ -140,6 +142,12 @@ class Reader:
         finally:
             self._admissions.pop(runner, None)
             self._end_wait(admitted)
+
+    async def _wait_up(self) -> None:
+        """Wait until it receives."""
+        while self._deliveries is None:
+            self._up = self._up or asyncio.Event()
+            await self._up.wait()
 
     def _end_wait(self, waited: asyncio.Future[None]) -> None:
         """Whoever waits for what will not be any more is told."""
@@ -232,15 +240,18 @@ class Reader:
             self.state, self.reason, self._since = "running", "", self._scope.loop.time()
             if not self.first.done():
                 self.first.set_result(None)
-            self._up.set()
+            if self._up is not None:
+                self._up.set()
             self.adjust()
             try:
                 await self._receive(deliveries)
                 # What is in the handlers' hands is settled before the subscription is left.
-                await asyncio.shield(self._leave)
+                if not self._may_leave:
+                    self._leave = self._scope.loop.create_future()
+                    await self._leave
             finally:
                 self._deliveries = None
-                self._up.clear()
+                self._up = None
 
     async def _prepare_dead_letters(self, runner: Runner) -> None:
         """Find out now, and not when something has failed, whether dead letters can be stored."""
@@ -394,7 +405,8 @@ class Reader:
     def leave(self) -> asyncio.Task[None] | None:
         """Leave the subscription; returns the task that does it."""
         self.stop_receiving()
-        if not self._leave.done():
+        self._may_leave = True
+        if self._leave is not None and not self._leave.done():
             self._leave.set_result(None)
         return self._task
 

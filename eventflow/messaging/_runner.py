@@ -66,8 +66,8 @@ class Runner:
         self.readers: tuple[Reader, ...] = ()
         self.subscribed: tuple[asyncio.Future[None], ...] = ()
         self.is_stopping = False
-        self.ready: asyncio.Future[None] = scope.loop.create_future()
-        self._workers: dict[Worker, asyncio.Task[None]] = {}
+        self.ready = scope.done if binding.options.resources is None else scope.loop.create_future()
+        self._workers: dict[asyncio.Task[None], Worker] = {}
         self._keeper: asyncio.Task[None] | None = None
         # Of the resource; made with its keeper.
         self._leave: asyncio.Future[None] | None = None
@@ -106,7 +106,6 @@ class Runner:
         if not self.is_stopping:
             for _ in range(self.options.concurrency):
                 self._start_worker()
-        self.ready.set_result(None)
 
     async def _keep(self, resources: Callable[[], Any], leave: asyncio.Future[None]) -> None:
         """Hold the resource open. Entered and left in one task, as cancel scopes need it."""
@@ -114,6 +113,7 @@ class Runner:
             async with resources() as value:
                 self.handling.use_resource(value)
                 self._start_workers()
+                self.ready.set_result(None)
                 await asyncio.shield(leave)
         except BaseException as exc:
             if not self.ready.done():
@@ -140,24 +140,21 @@ class Runner:
     def _start_worker(self) -> None:
         worker = Worker(self)
         task = self.scope.supervisor.spawn(worker.run(), self.name, worker.context)
-        self._workers[worker] = task
-        task.add_done_callback(
-            lambda task: self._worker_ended(worker, task),
-            context=self.scope.supervisor.callback_context,
-        )
+        self._workers[task] = worker
+        task.add_done_callback(self._worker_ended, context=self.scope.supervisor.callback_context)
         if self.is_stopping:
             task.cancel()
 
     def replace(self, worker: Worker) -> None:
         """Let a worker with a fresh context go on."""
-        self._workers.pop(worker, None)
+        assert worker.task is not None
+        self._workers.pop(worker.task, None)
         self._start_worker()
 
-    def _worker_ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if worker.replaced:
-            return
-        self._workers.pop(worker, None)
+        if self._workers.pop(task, None) is None:
+            return  # another one has taken its place
         if self.is_stopping or self.scope.loop.is_closed():
             return
         self.restarts += 1
@@ -203,7 +200,9 @@ class Runner:
         attempt = current_attempt()
         if attempt is None:
             return None
-        return next((worker for worker in self._workers if worker.attempt is attempt), None)
+        return next(
+            (worker for worker in self._workers.values() if worker.attempt is attempt), None
+        )
 
     # Taking in
 
@@ -374,7 +373,7 @@ class Runner:
     @property
     def tasks(self) -> Iterable[asyncio.Task[None]]:
         """The workers' tasks."""
-        return self._workers.values()
+        return self._workers.keys()
 
     def stop_starting(self) -> None:
         """Start nothing more: what waits is given back."""
@@ -397,7 +396,7 @@ class Runner:
         for burying, job in self.endings.abandon_burials(pending):
             self.scope.note_abandoned(burying, job.delivery)
         ending: set[asyncio.Task[Any]] = set()
-        for worker, task in tuple(self._workers.items()):
+        for task, worker in tuple(self._workers.items()):
             if task not in pending or worker.abandoned:
                 continue
             held = worker.job

@@ -44,6 +44,7 @@ class Scope:
         state: ``open``; ``closing`` while handlers finish; ``closed``.
         codec: Between events and bodies.
         loop: The event loop.
+        done: A future that is done.
         timer_context: What timers run in: that of a handler would count as a copy of it.
         cancel_grace: Seconds between a handler's first and second cancellation.
     """
@@ -68,6 +69,9 @@ class Scope:
         self.threads = ThreadRunner(self.loop, limit=max_threads, name=name)
         self.timer_context = contextvars.Context()
         self.supervisor = Supervisor(name, on_stop=self._stop)
+        # For what needs no waiting, shared: a router may have many handlers.
+        self.done: asyncio.Future[None] = self.loop.create_future()
+        self.done.set_result(None)
         self.runners: dict[str, Runner] = {}
         self._names: dict[str, None] = {}  # of all there were, in the order they came
         self._readers: dict[tuple[Subscriber, str], Reader] = {}

@@ -15,7 +15,7 @@ from eventflow.lifecycle.worker import HandlerWorker, changed
 from eventflow.messaging.batch import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from eventflow.messaging._job import Job
     from eventflow.messaging._runner import Runner
@@ -52,7 +52,7 @@ class Worker(HandlerWorker):
         self._runner = runner
         self._call = runner.handling.call_for(self)
         self.job: Job | None = None
-        self.batch: list[Job] = []
+        self.batch: Sequence[Job] = ()
 
     async def run(self) -> None:
         """Run the handler until cancelled, or replaced by a worker with a fresh context."""
@@ -135,8 +135,7 @@ class Worker(HandlerWorker):
         assert self.task is not None
         try:
             while True:
-                await self._gather(size)
-                jobs = self.batch
+                jobs = await self._gather(size)
                 self.job = jobs[0]
                 self.begin(Attempt(jobs[0], runner, jobs[0].number, self.clock()))
                 before = self.context.copy()
@@ -153,7 +152,7 @@ class Worker(HandlerWorker):
                 except BaseException as exc:  # noqa: BLE001 - judged below
                     failure = exc
                 stopped, timed_out, failure = self._verdict(failure)
-                self.batch = []
+                self.batch = ()
                 self.job = self.attempt = None
                 if stopped and isinstance(failure, asyncio.CancelledError):
                     for place, job in enumerate(jobs):
@@ -183,9 +182,11 @@ class Worker(HandlerWorker):
         finally:
             self.disarm()
 
-    async def _gather(self, size: int) -> None:
+    async def _gather(self, size: int) -> Sequence[Job]:
         """Wait for a first message, then for more, until there are enough or it takes too long."""
-        runner, jobs, batch = self._runner, self._runner.jobs, self.batch
+        runner, jobs = self._runner, self._runner.jobs
+        batch: list[Job] = []
+        self.batch = batch
         until: float | None = None
         try:
             while len(batch) < size:
@@ -197,12 +198,13 @@ class Worker(HandlerWorker):
                 elif until is None:
                     await jobs.wait()
                 elif not await jobs.wait_until(until):
-                    return
+                    break
         except asyncio.CancelledError:
-            self.batch = []
+            self.batch = ()
             for job in batch:
                 runner.endings.untake(job)
             raise
+        return batch
 
     async def _judge(self, job: Job, error: BaseException | None) -> bool:
         """Settle an attempt that did not end plainly. Whether this worker goes on."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from eventflow.brokers.memory._log import Log
 from eventflow.errors import BrokerClosedError, InvalidMessageError
@@ -15,8 +14,7 @@ from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
+    from collections.abc import Mapping, Sequence
 
 __all__ = ("Store", "Waiters", "due_times")
 
@@ -29,7 +27,7 @@ class Waiters:
     __slots__ = ("_futures",)
 
     def __init__(self) -> None:
-        self._futures: deque[asyncio.Future[None]] = deque()
+        self._futures: dict[asyncio.Future[None], None] = {}
 
     def __bool__(self) -> bool:
         """Whether anybody waits."""
@@ -38,7 +36,7 @@ class Waiters:
     async def wait(self, until: float | None = None) -> None:
         """Wait to be woken, or until loop time ``until``."""
         future = asyncio.get_running_loop().create_future()
-        self._futures.append(future)
+        self._futures[future] = None
         try:
             if until is None:
                 await future
@@ -53,16 +51,35 @@ class Waiters:
                 self.wake()  # it was our turn: pass it on
             raise
         finally:
-            if future in self._futures:
-                self._futures.remove(future)
+            self._futures.pop(future, None)
 
-    def wake(self, count: int | None = 1) -> None:
-        """Wake the first ``count``; ``None``: all."""
-        while self._futures and count != 0:
-            future = self._futures.popleft()
-            if not future.done() and not future.get_loop().is_closed():
-                future.set_result(None)
-                count = None if count is None else count - 1
+    def wake(self) -> None:
+        """Wake the first one."""
+        for future in self._futures:
+            if _woken(future):
+                del self._futures[future]
+                return
+
+    def wake_all(self) -> None:
+        """Wake all of them."""
+        futures, self._futures = self._futures, {}
+        for future in futures:
+            _woken(future)
+
+
+def _woken(future: asyncio.Future[None]) -> bool:
+    if future.done() or future.get_loop().is_closed():
+        return False
+    future.set_result(None)
+    return True
+
+
+class Closable(Protocol):
+    """A subscription, as far as the store has to know."""
+
+    def close(self) -> None:
+        """End it."""
+        ...
 
 
 class Topic:
@@ -73,7 +90,7 @@ class Topic:
     def __init__(self, name: str, capacity: int) -> None:
         self.readers = Waiters()
         self.writers = Waiters()
-        self.log = Log(name, capacity, on_room=lambda: self.writers.wake(None))
+        self.log = Log(name, capacity, on_room=self.writers.wake_all)
 
 
 class Store:
@@ -84,14 +101,14 @@ class Store:
         capacity: Most messages of a topic.
         max_payload_bytes: Largest payload; ``None`` for no bound.
         topics: The topics that were named so far.
-        subscriptions: How to end each subscription that is open.
+        subscriptions: Those that are open.
     """
 
     def __init__(self, name: str, *, capacity: int, max_payload_bytes: int | None) -> None:
         self.is_open = False
         self.capacity = capacity
         self.max_payload_bytes = max_payload_bytes
-        self.subscriptions: dict[object, Callable[[], None]] = {}
+        self.subscriptions: dict[Closable, None] = {}
         self._name = name
         self.topics: dict[str, Topic] = {}
 
@@ -117,9 +134,9 @@ class Store:
         """End every subscription, as if it were left, and every publish that waits."""
         self.is_open = False
         while self.subscriptions:
-            self.subscriptions.popitem()[1]()
+            self.subscriptions.popitem()[0].close()
         for topic in self.topics.values():
-            topic.writers.wake(None)
+            topic.writers.wake_all()
 
 
 def due_times(messages: Sequence[Message]) -> Mapping[int, float]:

@@ -61,7 +61,7 @@ class MemoryPublisher:
             await self._wait_for_room(topic, messages)
         log.append(messages, due)
         if found.readers:
-            found.readers.wake(None)
+            found.readers.wake_all()
 
     def _check(self, topic: str, messages: tuple[Message, ...]) -> None:
         limit = self._store.max_payload_bytes

@@ -97,7 +97,7 @@ class MemorySubscriber:
             found.log.join() if isinstance(self._group, Broadcast) else found.log.group(self._group)
         )
         deliveries = _MemoryDeliveries(found, group, self._features, max_in_flight=bound)
-        self._store.subscriptions[deliveries] = deliveries.close
+        self._store.subscriptions[deliveries] = None
         try:
             yield deliveries
         finally:
@@ -158,14 +158,14 @@ class _MemoryDeliveries(Deliveries):
             wakes = True
         delivery.confirmed()
         if wakes:
-            self._topic.readers.wake(None)
+            self._topic.readers.wake_all()
 
     def pause(self) -> None:
         self._is_paused = True
 
     def resume(self) -> None:
         self._is_paused = False
-        self._topic.readers.wake(None)
+        self._topic.readers.wake_all()
 
     def has_more(self, until: float) -> bool:
         return self._group.has_more(until)
@@ -179,4 +179,4 @@ class _MemoryDeliveries(Deliveries):
                     delivery.lost()
                     self._group.give_back(delivery)
             self._in_flight = 0
-        self._topic.readers.wake(None)
+        self._topic.readers.wake_all()

@@ -226,6 +226,7 @@ class Counting(asyncio.SelectorEventLoop):
 
 def test_a_loop_that_waits_is_left_alone(lines: Lines) -> None:
     """Not woken at all while it waits, and a few times per threshold while it is busy."""
+    turns: list[float] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -233,18 +234,23 @@ def test_a_loop_that_waits_is_left_alone(lines: Lines) -> None:
         async with Watchdog(threshold=T):
             await asyncio.sleep(20 * T)
             waiting = loop.wakes
-            until = time.monotonic() + 10 * T
+            began = time.monotonic()
+            until = began + 10 * T
             while (now := time.monotonic()) < until:
+                turns.append(now - began)
+                began = now
                 while time.monotonic() < now + T / 2:
                     pass
                 await asyncio.sleep(0)
+            turns.append(time.monotonic() - began)
             busy, took = loop.wakes - waiting, time.monotonic() - until + 10 * T
         assert waiting <= 2  # by chance: looked at while a callback ran
         assert 1 <= busy <= took / T * LOOKS + 1
 
     with asyncio.Runner(loop_factory=Counting) as runner:
         runner.run(main())
-    assert lines.of(BLOCKED) == []
+    # Where the machine did other things in between, it was blocked.
+    assert lines.of(BLOCKED) == [] or max(turns) >= T
 
 
 def test_a_virtual_clock_goes_on_and_notices_when_nothing_can_wake_it(lines: Lines) -> None:

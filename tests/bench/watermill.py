@@ -47,7 +47,7 @@ class Program:
         )
         return Answer(
             answer["seconds"] / answer["messages"],
-            f"v1.5.3, {answer['go']}, payload {PAYLOAD} B, buffer {BUFFER}, "
+            f"v1.5.3, {answer['go']}, payload {answer['payload']} B, buffer {BUFFER}, "
             f"GOMAXPROCS {answer['gomaxprocs']}",
         )
 

@@ -115,12 +115,13 @@ class Guard:
         Python runs them between two of the main thread's instructions. A signal that comes just
         before that one begins to wait, or that the kernel gives to another thread, interrupts no
         wait: its handler would run when the wait has ended, if ever.
+
+        Ends where an event loop sets a descriptor of its own, for ``loop.add_signal_handler``.
         """
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=self._is_forked)
 
-    def _is_forked(self) -> None:
-        """A child's signals are not ours: without this, it would write them into our pipe."""
+    def leave_signals(self) -> None:
+        """In a forked child: it must not write its signals into our pipe."""
         descriptor = signal.set_wakeup_fd(-1)
         if descriptor not in (-1, self._write):
             signal.set_wakeup_fd(descriptor)

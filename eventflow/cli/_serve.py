@@ -107,11 +107,13 @@ class Process:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(on_loop, count)
 
-        def wake() -> None:
+        def in_guard(unheard: bool) -> None:
+            if unheard:
+                self._bound_the_stop(1)
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: None)
+                loop.call_soon_threadsafe(lambda: None)  # wakes it
 
-        with self._signals.told_to(in_handler, wake=wake):
+        with self._signals.told_to(in_handler, notice=in_guard):
             code = await self._serve()
         await self._end_stray_tasks()
         return code or (1 if self._stray else 0)

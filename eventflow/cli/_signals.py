@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from eventflow.cli._exit import say
@@ -25,11 +26,14 @@ __all__ = ("NUMBERS", "START_BOUND_S", "StopSignals")
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
+HEARD_S = 0.5
+"""Until the third signal ends a process whose main thread does not get to the handler."""
+
 START_BOUND_S = 4.7
 """Most that a start takes to end after a signal; 5 s with the interpreter's own end."""
 
 
-def _do_nothing() -> None: ...
+def _do_nothing(unheard: bool) -> None: ...
 
 
 class StopSignals:
@@ -47,14 +51,21 @@ class StopSignals:
         self.last_act: Callable[[], None] = lambda: None
         self._guard = guard
         self._tell: Callable[[int], None] | None = None
-        self._wake: Callable[[], None] = _do_nothing
+        self._notice: Callable[[bool], None] = _do_nothing
+        self._noticed = 0
         self._is_loading = True
+        self._forking = threading.local()
         self._pid = os.getpid()
 
     def install(self) -> None:
         """Handle both signals from now on, and those that came before, if they were held back."""
-        self._guard.on_signal = self._noticed
+        self._guard.on_signal = self._in_guard
         self._guard.watch_signals()
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_fork,
+            after_in_child=self._in_child,
+        )
         for number in NUMBERS:
             signal.signal(number, self._handle)
         # The interpreter's own end puts the system's handlers back, which would turn an exit that
@@ -68,37 +79,57 @@ class StopSignals:
 
     @contextlib.contextmanager
     def told_to(
-        self, tell: Callable[[int], None], *, wake: Callable[[], None] = _do_nothing
+        self, tell: Callable[[int], None], *, notice: Callable[[bool], None] = _do_nothing
     ) -> Generator[None]:
         """Hand the count on with each signal.
 
         Args:
             tell: Called in a signal handler.
-            wake: Called in another thread, to end a wait of the main thread that a signal has not
-                interrupted.
+            notice: Called in another thread, to wake the main thread where a signal has not; with
+                whether the handler has not run yet at all.
         """
-        self._tell, self._wake = tell, wake
+        self._tell, self._notice = tell, notice
         self.loaded()
         if self.count:
             tell(self.count)
         try:
             yield
         finally:
-            self._tell, self._wake = None, _do_nothing
+            self._tell, self._notice = None, _do_nothing
 
     @property
     def exit_code(self) -> int:
         """What a process ends with that a signal has ended: 143 or 130."""
         return 128 + self.number
 
-    def _noticed(self, number: int) -> None:
-        """Called in the guard's thread: the handler runs as soon as the main thread does."""
-        if number not in NUMBERS:
+    def _in_guard(self, number: int) -> None:
+        """Called in the guard's thread: the handler runs as soon as the main thread does.
+
+        Which may be never, so that what has to happen in any case happens here too. Not for
+        signals that somebody else handles at the moment, a debugger for one.
+        """
+        if number not in NUMBERS or signal.getsignal(number) != self._handle:
             return
+        self._noticed += 1
+        self.number = self.number or number
         if self._is_loading:
-            self._guard.set_deadline(0, 128 + (self.number or number), _loading)
+            self._guard.set_deadline(0, self.exit_code, _loading)
+        elif self._noticed >= 3:
+            self._guard.set_deadline(HEARD_S, 128 + number, _third)
         else:
-            self._wake()
+            self._notice(not self.count)
+
+    # A child must not get a signal before it is known to be one: held back, it reaches it then.
+
+    def _before_fork(self) -> None:
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+
+    def _in_child(self) -> None:
+        self._guard.leave_signals()
+        self._after_fork()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
@@ -110,7 +141,7 @@ class StopSignals:
         self.number = self.number or number
         if self.count >= 3:
             self.last_act()
-            say("third signal: leaving at once, without cleaning up")
+            say(_third())
             log = sys.modules.get("eventflow._log")
             if log is not None:  # else nothing was logged
                 log.flush_repeats_at_once()
@@ -126,6 +157,10 @@ class StopSignals:
 def _ignore_signals() -> None:
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _third() -> str:
+    return "third signal: leaving at once, without cleaning up"
 
 
 def _loading() -> str:

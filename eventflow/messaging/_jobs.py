@@ -55,7 +55,7 @@ class Jobs:
         # now, waiting for it, and holding up all others meanwhile.
         self._queue: deque[Job] = deque()
         self._lanes: Lanes = NO_LANES
-        self._due: dict[Job, None] = {}
+        self._due: deque[Job] = deque()
         self._waiting: dict[Job, None] = {}
         self._held: dict[Job, None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -89,9 +89,7 @@ class Jobs:
             if self._due:
                 if self.pauses:
                     self._count_probe()
-                job = next(iter(self._due))
-                del self._due[job]
-                return job
+                return self._due.popleft()
             if self._held:
                 return None
         while True:
@@ -167,7 +165,7 @@ class Jobs:
         job.timer = None
         self._held.pop(job, None)
         if job.delivery.state is _PENDING:
-            self._due[job] = None
+            self._due.append(job)
         else:
             lapsed(job)
         self.wake()  # also for those that it held up

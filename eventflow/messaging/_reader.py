@@ -247,8 +247,9 @@ class Reader:
                 await self._receive(deliveries)
                 # What is in the handlers' hands is settled before the subscription is left.
                 if not self._may_leave:
-                    self._leave = self._scope.loop.create_future()
-                    await self._leave
+                    # One for all times that it ran: each waits for the same.
+                    self._leave = self._leave or self._scope.loop.create_future()
+                    await asyncio.shield(self._leave)
             finally:
                 self._deliveries = None
                 self._up = None

@@ -222,7 +222,7 @@ def _watermill(settings: Settings, messages: Sequence[Message]) -> list[Figure]:
     answers: dict[str, watermill.Answer] = {}
 
     def theirs(kind: str) -> float:
-        answers[kind] = program.run(kind, messages=settings.amount(100_000))
+        answers[kind] = program.run(kind, messages=number)
         return answers[kind].seconds_each * number
 
     times = rounds(

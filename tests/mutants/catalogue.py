@@ -213,9 +213,34 @@ MUTANTS = (
     ),
     Mutant(
         "a forked child's signals are taken for ours",
-        "cli/_exit.py",
-        "        os.register_at_fork(after_in_child=self._is_forked)\n",
+        "cli/_signals.py",
+        "        self._guard.leave_signals()\n",
         "",
+    ),
+    Mutant(
+        "a child that is being forked takes its parent's signals",
+        "cli/_signals.py",
+        "            before=self._before_fork,\n            after_in_parent=self._after_fork,\n"
+        "            after_in_child=self._in_child,\n",
+        "            after_in_child=self._guard.leave_signals,\n",
+    ),
+    Mutant(
+        "a signal that somebody else handles is for us",
+        "cli/_signals.py",
+        " or signal.getsignal(number) != self._handle:\n",
+        ":\n",
+    ),
+    Mutant(
+        "a loop that hears no signal is not bounded",
+        "cli/_serve.py",
+        "            if unheard:\n                self._bound_the_stop(1)\n",
+        "",
+    ),
+    Mutant(
+        "a third signal waits for the main thread",
+        "cli/_signals.py",
+        "            self._guard.set_deadline(HEARD_S, 128 + number, _third)\n",
+        "            self._notice(not self.count)\n",
     ),
     Mutant(
         "a service stops alone inside another",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -155,6 +154,7 @@ ENDS: list[End] = [
     ("swallows", (SIGINT, SIGINT, SIGINT), 130, {}),
     ("in_thread", (SIGTERM, SIGTERM, SIGTERM), 143, {}),
     ("blocks", (SIGINT, SIGINT, SIGINT), 130, {}),
+    ("deaf_and_blocks", (SIGTERM, SIGINT, SIGTERM), 143, {}),
     ("swallows", (SIGTERM, SIGTERM), 1, {"grace": 0.3}),
     ("in_thread", (SIGINT, SIGINT), 1, {"grace": 0.3}),
 ]
@@ -205,9 +205,12 @@ def drain_by_a_signal(case: tuple[signal.Signals, str], directory: Path) -> None
 
 
 @pytest.mark.promise("6")
-def test_a_blocked_loop_ends_within_the_bound(tmp_path: Path, recorder: Recorder) -> None:
+@pytest.mark.parametrize("handler", ["blocks", "deaf_and_blocks"])
+def test_a_blocked_loop_ends_within_the_bound(
+    tmp_path: Path, recorder: Recorder, handler: str
+) -> None:
     """A handler that never gives the loop back: the process leaves by itself, with 1."""
-    scenario = {"handler": "blocks", "events": 1, "delay": 0.2, "drain": 0.3, "grace": 0.3}
+    scenario = {"handler": handler, "events": 1, "delay": 0.2, "drain": 0.3, "grace": 0.3}
     with Run(tmp_path, "shop", recorder=recorder, scenario=scenario) as run:
         until(lambda: recorder.all("start") != [], "in flight")
         sent = run.send(SIGTERM)
@@ -399,34 +402,55 @@ def test_a_signal_that_interrupts_no_wait(tmp_path: Path, recorder: Recorder, lo
         assert run.wait() == 0, run.stderr
 
 
-FORKING_MODULE = """
+FORKS = 40
+FORKING_MODULE = f"""
 import os, signal
 from tests.fault.service.target import note, service_of, noted
-child = os.fork()
-if not child:
-    note("forked", str(os.getpid()))
-    signal.pause()
-    os._exit(3)
-_, status = os.waitpid(child, 0)
-note("child", str(os.waitstatus_to_exitcode(status)))
+for number in range({FORKS}):
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(3)
+    os.kill(child, signal.SIGTERM)  # at once: it may not know yet that it is another process
+    _, status = os.waitpid(child, 0)
+    note("child", str(os.waitstatus_to_exitcode(status)))
+service = service_of(noted("a"))
+"""
+
+OWN_HANDLER_MODULE = """
+import os, signal
+from tests.fault.service.target import note, service_of, noted
+ours = signal.signal(signal.SIGTERM, lambda number, frame: note("its own", str(number)))
+os.kill(os.getpid(), signal.SIGTERM)
+signal.signal(signal.SIGTERM, ours)
 service = service_of(noted("a"))
 """
 
 
-def test_a_process_that_is_forked_while_the_service_is_loaded(
+def test_processes_that_are_forked_while_the_service_is_loaded(
     tmp_path: Path, recorder: Recorder
 ) -> None:
-    """The signal that ends it is not taken for one to its parent."""
+    """The signal that ends one is neither taken for one to its parent, nor lost."""
     tmp_path.joinpath("forking_module.py").write_text(FORKING_MODULE)
     target = "forking_module:service"
     with Run(tmp_path, target, recorder=recorder, cwd=tmp_path) as run:
-        run.until(lambda: recorder.all("forked") != [], "forking")
-        os.kill(int(recorder.all("forked")[0]), SIGTERM)
         run.until_ready()
         run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
     recorder.end()
-    assert recorder.all("child") == [str(-SIGTERM)]
+    assert recorder.all("child") == [str(-SIGTERM)] * FORKS
+
+
+def test_a_signal_that_somebody_else_handles(tmp_path: Path, recorder: Recorder) -> None:
+    """While a module has its own handler, a debugger for one, it is not for us."""
+    tmp_path.joinpath("own_handler_module.py").write_text(OWN_HANDLER_MODULE)
+    target = "own_handler_module:service"
+    with Run(tmp_path, target, recorder=recorder, cwd=tmp_path) as run:
+        run.until_ready()
+        run.send(SIGTERM)
+        assert run.wait() == 0, run.stderr
+    recorder.end()
+    assert recorder.all("its") == [f"own {int(SIGTERM)}"]
 
 
 def test_the_command_is_installed() -> None:

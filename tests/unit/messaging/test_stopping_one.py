@@ -373,6 +373,28 @@ async def test_a_subscription_that_had_failed_is_tried_again_without_the_cause(
         assert router.is_ready
 
 
+async def test_a_subscription_whose_broker_was_away_is_left_with_its_handlers() -> None:
+    """It was subscribed once more for a newcomer: both times end."""
+    broker = MemoryBroker()
+    group = broker.subscriber(group="g")
+    router, paid = Router(), Done()
+    async with router:
+        async with broker:
+            first = router.add_handler("placed", Placed, Done(), subscriber=group)
+            await first.wait_running()
+        await asyncio.sleep(1)
+        assert not router.is_ready
+        async with broker:
+            second = router.add_handler("paid", Paid, paid, subscriber=group)
+            await second.wait_running()
+            await publish(broker, Paid(n=1))
+            await first.aclose()
+            await second.aclose()
+            reading = [task for task in asyncio.all_tasks() if ":read:" in task.get_name()]
+    assert paid.numbers == [1]
+    assert reading == []
+
+
 async def test_its_successor_receives_while_it_still_stops(broker: MemoryBroker) -> None:
     """Same name, same class, same group: the usual way to replace a handler."""
     old, new = Gate(), Done()

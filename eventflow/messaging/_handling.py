@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from eventflow.lifecycle.threads import ThreadRunner
     from eventflow.messaging._binding import Binding
-    from eventflow.messaging._job import Job
     from eventflow.messaging._worker import Worker
     from eventflow.messaging.batch import Batch
     from eventflow.messaging.codec import Codec
@@ -63,19 +62,19 @@ class Handling:
             return self._handler
         return None
 
-    def call_for(self, worker: Worker) -> Callable[[Job], Awaitable[Any]]:
+    def call_for(self, worker: Worker) -> Callable[[Delivery], Awaitable[Any]]:
         """How a worker runs one attempt, in any case."""
         call = self._innermost(worker)
         for middleware in reversed(self._middlewares):
             call = _around(middleware, call)
         outputs = self._outputs
         if not outputs.are_looked_at:
-            return lambda job: call(job.delivery)
+            return call
 
-        async def call_and_publish(job: Job) -> None:
-            given = await call(job.delivery)
+        async def call_and_publish(delivery: Delivery) -> None:
+            given = await call(delivery)
             if given is not None:
-                await outputs.publish(given, job.delivery)
+                await outputs.publish(given, delivery)
 
         return call_and_publish
 

@@ -98,7 +98,7 @@ class Worker(HandlerWorker):
                     if plain is not None:
                         await plain(job.event)
                     else:
-                        await call(job)
+                        await call(job.delivery)
                 except BaseException as exc:  # noqa: BLE001 - judged in _judge
                     failure = exc
                 else:

@@ -484,6 +484,13 @@ async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: Mem
         (b"{", "Placed", "EventDecodeError"),
         (b"\xff", "Placed", "EventDecodeError"),
         (b'{"n":"1"}', "Placed", "EventDecodeError"),
+        (b"", "Placed", "EventDecodeError"),
+        (b' {"n": "1" }\r\n', "Placed", "EventDecodeError"),
+        (b"\xef\xbb\xbf{}", "Placed", "EventDecodeError"),
+        (b'{"n":1}x', "Placed", "EventDecodeError"),
+        (b'{"n":1,"key":"\\ud800"}', "Placed", "EventDecodeError"),
+        (b'{"n":' + b"9" * 5_000 + b"}", "Placed", "EventDecodeError"),
+        (b'{"n":1,"more":' + b"[" * 10_000, "Placed", "EventDecodeError"),
         (b'{"n":1}', "os.system", "UnknownEventError"),
         (b'{"n":1}', "", "UnknownEventError"),
     ],
@@ -505,6 +512,27 @@ async def test_what_no_handler_can_get_is_dead_lettered_at_once(
     assert letter.metadata["eventflow_exception"].endswith(exception)
     row = router.ledger["h"]
     assert (row.failed, row.undecodable, row.retried, row.handled) == (1, 1, 0, 1)
+
+
+async def test_a_retry_keeps_its_lane(broker: MemoryBroker) -> None:
+    """What waits for a retry goes before the next one of its key, where another worker is free."""
+    errors = [ValueError("no")]
+    handler = Seen(lambda event: errors.pop() if errors else None)
+    router = Router(on_failure=FailurePolicy(retry=Retry(attempts=2, initial=10, jitter=0)))
+    router.add_handler(
+        "h",
+        Placed,
+        handler,
+        subscriber=broker.subscriber(group="g"),
+        concurrency=2,
+        order_key=lambda event: event.key,
+    )
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        for n, key in enumerate(("first", "first", "other")):
+            await publisher.publish(Placed(n=n, key=key))
+        await asyncio.sleep(20)
+        assert [event.n for event in handler.events] == [0, 2, 0, 1]
 
 
 async def test_unknown_names_can_be_skipped(broker: MemoryBroker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -512,6 +513,30 @@ async def test_what_no_handler_can_get_is_dead_lettered_at_once(
     assert letter.metadata["eventflow_exception"].endswith(exception)
     row = router.ledger["h"]
     assert (row.failed, row.undecodable, row.retried, row.handled) == (1, 1, 0, 1)
+
+
+bound: contextvars.ContextVar[int | None] = contextvars.ContextVar("bound", default=None)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 1}], ids=["single", "batch"])
+async def test_what_a_handler_binds_does_not_reach_the_next_message(
+    broker: MemoryBroker, options: dict[str, Any]
+) -> None:
+    found: list[int | None] = []
+
+    async def binds(given: Any) -> None:
+        found.append(bound.get())
+        bound.set(1)
+
+    router = Router()
+    router.add_handler("h", Placed, binds, subscriber=broker.subscriber(group="g"), **options)
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        for n in range(3):
+            await publisher.publish(Placed(n=n))
+        await asyncio.sleep(1)
+    assert found == [None, None, None]
+    assert bound.get() is None
 
 
 async def test_a_retry_keeps_its_lane(broker: MemoryBroker) -> None:

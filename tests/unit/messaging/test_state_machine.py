@@ -526,6 +526,7 @@ class Routed(RuleBasedStateMachine):
 
 @pytest.mark.promise("3")
 @pytest.mark.stress
+@pytest.mark.timeout(900)
 def test_the_router_at_random() -> None:
     """Whatever its handlers, its broker and its owner do."""
     run_state_machine_as_test(

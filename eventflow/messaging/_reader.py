@@ -77,10 +77,9 @@ class Reader:
         self._raw: Runner | None = None
         self._gone: frozenset[str] = frozenset()
         self._admissions: dict[Runner, asyncio.Task[None]] = {}
-        # Made when somebody waits: a router may have many readers.
+        # Made when they are needed: a router may have many readers.
         self._up: asyncio.Event | None = None
         self._leave: asyncio.Future[None] | None = None
-        self._may_leave = False
         self._deliveries: Deliveries | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
@@ -246,10 +245,7 @@ class Reader:
             try:
                 await self._receive(deliveries)
                 # What is in the handlers' hands is settled before the subscription is left.
-                if not self._may_leave:
-                    # One for all times that it ran: each waits for the same.
-                    self._leave = self._leave or self._scope.loop.create_future()
-                    await asyncio.shield(self._leave)
+                await asyncio.shield(self._leaving())
             finally:
                 self._deliveries = None
                 self._up = None
@@ -406,10 +402,14 @@ class Reader:
     def leave(self) -> asyncio.Task[None] | None:
         """Leave the subscription; returns the task that does it."""
         self.stop_receiving()
-        self._may_leave = True
-        if self._leave is not None and not self._leave.done():
-            self._leave.set_result(None)
+        if not self._leaving().done():
+            self._leaving().set_result(None)
         return self._task
+
+    def _leaving(self) -> asyncio.Future[None]:
+        """Done when it may leave; one for all times that it has subscribed."""
+        self._leave = self._leave or self._scope.loop.create_future()
+        return self._leave
 
     def has_more(self, until: float) -> bool:
         """Whether, as far as is known, something may be received before loop time ``until``."""

@@ -119,7 +119,7 @@ async def deaf_and_blocks(event: Happened) -> None:
     """Holds the event loop in a call that no signal interrupts."""
     deafen()
     note("start", event.key)
-    time.sleep(1000)  # noqa: ASYNC251 - what is wrong with it
+    time.sleep(1000)  # noqa: ASYNC251 - a blocked loop is what is tested
 
 
 HANDLERS = {

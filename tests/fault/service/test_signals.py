@@ -402,10 +402,12 @@ def test_a_signal_that_interrupts_no_wait(tmp_path: Path, recorder: Recorder, lo
         assert run.wait() == 0, run.stderr
 
 
-FORKS = 40
-FORKING_MODULE = f"""
+LOADING = """
 import os, signal
 from tests.fault.service.target import note, service_of, noted
+"""
+FORKS = 40
+FORKING = f"""
 for number in range({FORKS}):
     child = os.fork()
     if not child:
@@ -413,44 +415,32 @@ for number in range({FORKS}):
         os._exit(3)
     os.kill(child, signal.SIGTERM)  # at once: it may not know yet that it is another process
     _, status = os.waitpid(child, 0)
-    note("child", str(os.waitstatus_to_exitcode(status)))
-service = service_of(noted("a"))
+    note("seen", str(os.waitstatus_to_exitcode(status)))
 """
-
-OWN_HANDLER_MODULE = """
-import os, signal
-from tests.fault.service.target import note, service_of, noted
-ours = signal.signal(signal.SIGTERM, lambda number, frame: note("its own", str(number)))
+HANDLING = """
+ours = signal.signal(signal.SIGTERM, lambda number, frame: note("seen", str(number)))
 os.kill(os.getpid(), signal.SIGTERM)
 signal.signal(signal.SIGTERM, ours)
-service = service_of(noted("a"))
 """
 
 
-def test_processes_that_are_forked_while_the_service_is_loaded(
-    tmp_path: Path, recorder: Recorder
+@pytest.mark.parametrize(
+    ("loading", "seen"),
+    [(FORKING, [str(-SIGTERM)] * FORKS), (HANDLING, [str(int(SIGTERM))])],
+    ids=["a child that is forked", "a handler of its own, as debuggers have"],
+)
+def test_signals_for_others_while_the_service_is_loaded(
+    tmp_path: Path, recorder: Recorder, loading: str, seen: list[str]
 ) -> None:
-    """The signal that ends one is neither taken for one to its parent, nor lost."""
-    tmp_path.joinpath("forking_module.py").write_text(FORKING_MODULE)
-    target = "forking_module:service"
-    with Run(tmp_path, target, recorder=recorder, cwd=tmp_path) as run:
+    """They are neither taken for ours, nor lost."""
+    text = LOADING + loading + 'service = service_of(noted("a"))\n'
+    tmp_path.joinpath("loading_module.py").write_text(text)
+    with Run(tmp_path, "loading_module:service", recorder=recorder, cwd=tmp_path) as run:
         run.until_ready()
         run.send(SIGTERM)
         assert run.wait() == 0, run.stderr
     recorder.end()
-    assert recorder.all("child") == [str(-SIGTERM)] * FORKS
-
-
-def test_a_signal_that_somebody_else_handles(tmp_path: Path, recorder: Recorder) -> None:
-    """While a module has its own handler, a debugger for one, it is not for us."""
-    tmp_path.joinpath("own_handler_module.py").write_text(OWN_HANDLER_MODULE)
-    target = "own_handler_module:service"
-    with Run(tmp_path, target, recorder=recorder, cwd=tmp_path) as run:
-        run.until_ready()
-        run.send(SIGTERM)
-        assert run.wait() == 0, run.stderr
-    recorder.end()
-    assert recorder.all("its") == [f"own {int(SIGTERM)}"]
+    assert recorder.all("seen") == seen
 
 
 def test_the_command_is_installed() -> None:

@@ -539,10 +539,8 @@ async def test_what_a_handler_binds_does_not_reach_the_next_message(
     assert bound.get() is None
 
 
-async def test_a_retry_keeps_its_lane(broker: MemoryBroker) -> None:
-    """What waits for a retry goes before the next one of its key, where another worker is free."""
-    errors = [ValueError("no")]
-    handler = Seen(lambda event: errors.pop() if errors else None)
+def keyed(broker: MemoryBroker, handler: Seen) -> Router:
+    """Two workers, in order by key; what fails is tried again after 10 s."""
     router = Router(on_failure=FailurePolicy(retry=Retry(attempts=2, initial=10, jitter=0)))
     router.add_handler(
         "h",
@@ -552,6 +550,14 @@ async def test_a_retry_keeps_its_lane(broker: MemoryBroker) -> None:
         concurrency=2,
         order_key=lambda event: event.key,
     )
+    return router
+
+
+async def test_a_retry_keeps_its_lane(broker: MemoryBroker) -> None:
+    """What waits for a retry goes before the next one of its key, where another worker is free."""
+    errors = [ValueError("no")]
+    handler = Seen(lambda event: errors.pop() if errors else None)
+    router = keyed(broker, handler)
     publisher = BrokerEventPublisher(broker.publisher())
     async with router:
         for n, key in enumerate(("first", "first", "other")):
@@ -640,15 +646,7 @@ async def test_one_after_another_with_concurrency_1(broker: MemoryBroker) -> Non
 async def test_a_retry_holds_up_only_its_key(broker: MemoryBroker) -> None:
     """More keys wait for a retry than there is concurrency, and the others go on."""
     handler = Seen(lambda event: ValueError("no") if event.key.startswith("bad") else None)
-    router = Router(on_failure=FailurePolicy(retry=Retry(attempts=2, initial=10, jitter=0)))
-    router.add_handler(
-        "h",
-        Placed,
-        handler,
-        subscriber=broker.subscriber(group="g"),
-        concurrency=2,
-        order_key=lambda event: event.key,
-    )
+    router = keyed(broker, handler)
     publisher = BrokerEventPublisher(broker.publisher())
     async with router:
         for n in range(5):

@@ -125,7 +125,7 @@ class ThreadRunner:
             self._loop.call_soon_threadsafe(self._ended, thread, job)
         except RuntimeError:
             # The loop was closed while the job ran: nobody is left to tell, and nobody to
-            # stop this thread later.
+            # let this thread go later.
             thread.jobs.put(None)
 
     def _ended(self, thread: _Thread, job: Job) -> None:
@@ -134,8 +134,6 @@ class ThreadRunner:
         self._busy.pop(job, None)
         if self._limit:
             self._idle.append(thread)
-        else:
-            thread.jobs.put(None)  # the runner was closed while the job ran
         if not job.ended.done():
             job.ended.set_result(None)
         self._pass_on()
@@ -148,10 +146,13 @@ class ThreadRunner:
                 return
 
     def close(self) -> tuple[str, ...]:
-        """Let idle threads go; returns the names of those that still run something."""
+        """Let the threads go; returns the names of those that still run something.
+
+        Those go when it returns, and need no event loop for that: theirs may be over by then.
+        """
         self._limit = 0
         idle, self._idle = self._idle, []
-        for thread in idle:
+        for thread in (*idle, *self._busy.values()):
             thread.jobs.put(None)
         for thread in idle:
             thread.join(_JOIN_S)

@@ -563,6 +563,12 @@ MUTANTS = (
         "                    continue\n",
     ),
     Mutant(
+        "a thread that outlives its bus waits for more work",
+        "lifecycle/threads.py",
+        "        for thread in (*idle, *self._busy.values()):\n",
+        "        for thread in idle:\n",
+    ),
+    Mutant(
         "context leak to every worker",
         "lifecycle/supervisor.py",
         "        return self._context.copy()\n",

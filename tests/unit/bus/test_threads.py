@@ -38,6 +38,12 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
+async def threads_end(bus: EventBus) -> None:
+    """Wait until no thread of a bus that was left is there."""
+    prefix = f"eventflow:{bus.name}-"
+    await until(lambda: not [t for t in threading.enumerate() if t.name.startswith(prefix)])
+
+
 @virtual
 async def test_a_sync_handler_runs_in_a_daemon_thread_of_the_bus(bus: EventBus) -> None:
     """Not on the loop, not in anyio's or asyncio's pool; an exception is a failure."""
@@ -105,7 +111,7 @@ async def test_no_more_threads_than_allowed() -> None:
         running.append(event.n)
         release.wait(10)
 
-    async with EventBus(max_threads=3) as bus:
+    async with EventBus(name="crowded", max_threads=3) as bus:
         subs = [bus.subscribe(Ping, blocks, timeout=0.2) for _ in range(5)]
         await bus.publish(Ping())
         await until(lambda: len(running) == 3)
@@ -117,7 +123,7 @@ async def test_no_more_threads_than_allowed() -> None:
         assert len(running) == 5
         assert sum(sub.statistics().handled for sub in subs) == 2
     # One that timed out may not have reported back yet; it goes as soon as it has.
-    await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("eventflow")])
+    await threads_end(bus)
 
 
 async def test_a_timed_out_thread_keeps_its_workers_place() -> None:
@@ -331,7 +337,7 @@ async def test_a_stop_waits_for_a_thread_that_outlived_its_timeout(end: str, alo
 async def test_a_thread_that_never_returns_ends_with_the_bound() -> None:
     """The stop waits for it no longer than drain and grace, and names it."""
     files, handler = Files(), Overdue()
-    bus = EventBus(drain_timeout=0.2, cancel_grace=0.2)
+    bus = EventBus(name="overdue", drain_timeout=0.2, cancel_grace=0.2)
     async with bus:
         sub = bus.subscribe(Ping, handler, name="h", timeout=0.05, resources=files.opened)
         await bus.publish(Ping())
@@ -342,10 +348,10 @@ async def test_a_thread_that_never_returns_ends_with_the_bound() -> None:
         assert 0.4 <= took < 1.4
         assert not files.is_open
         assert bus.ledger["h"].failed == 1
-        assert bus.ledger.abandoned == ("thread eventflow:bus-1 in h",)
+        assert bus.ledger.abandoned == ("thread eventflow:overdue-1 in h",)
     finally:
         handler.release.set()
-    await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("eventflow")])
+    await threads_end(bus)
 
 
 async def test_a_bus_is_idle_when_no_thread_is_out() -> None:

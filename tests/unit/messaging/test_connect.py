@@ -306,17 +306,17 @@ def assert_hidden(password: str, texts: Iterator[str] | list[str]) -> None:
 )
 def test_no_password_is_shown(password: str, template: str, scheme: str, is_encoded: bool) -> None:
     """Neither plain nor encoded: in repr, str, errors, what they carry, locals, logs."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.DEBUG)
-    handler.emit = lambda record: lines.append(f"{record.getMessage()} {vars(record)}")  # type: ignore[method-assign]
-    root = logging.getLogger()
-    root.addHandler(handler)
     given = quote(password, safe="") if is_encoded or "{e}" in template else password
     text = template.replace("scheme", scheme).format(p=given, e=given)
     # Those would be addresses like any other, with a host where the password, or its end, stands:
     # u:some@thing is a user, a password and a host.
     assume(template != "{p}" or "://" not in given)
     assume(template != "scheme://u:{p}" or "@" not in given)
+    lines: list[str] = []
+    handler = logging.Handler(logging.DEBUG)
+    handler.emit = lambda record: lines.append(f"{record.getMessage()} {vars(record)}")  # type: ignore[method-assign]
+    root = logging.getLogger()
+    root.addHandler(handler)
     try:
         for call in (Dsn.parse, connect):
             thing: Any

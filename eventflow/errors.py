@@ -33,6 +33,7 @@
     ├── BrokerError                           a broker could not do what it was asked
     │   ├── BrokerConnectionError (ConnectionError)  it can't be reached, or went away
     │   ├── BrokerClosedError (RuntimeError)  used before it was entered, or after it was left
+    │   ├── TopicNotFoundError (LookupError)  a topic that nobody has created
     │   └── SettleError                       an ack or nack that the broker did not get
     ├── RouterError (RuntimeError)            a router used where, or when, it can't be
     │   └── TooManyDeliveriesError            a message came too often
@@ -90,6 +91,7 @@ __all__ = (
     "ServiceError",
     "SettleError",
     "TooManyDeliveriesError",
+    "TopicNotFoundError",
     "UnknownEventError",
     "UnknownSchemeError",
     "UnsupportedFeatureError",
@@ -455,6 +457,18 @@ class BrokerClosedError(BrokerError, RuntimeError):
     """A broker was used before it was entered, or after it was left."""
 
     retriable = True
+
+
+class TopicNotFoundError(BrokerError, LookupError):
+    """A topic does not exist, on a broker where somebody has to create it.
+
+    Attributes:
+        topic: Its name.
+    """
+
+    def __init__(self, *args: object, topic: str = "") -> None:
+        super().__init__(*args)
+        self.topic = topic
 
 
 class SettleError(BrokerError):

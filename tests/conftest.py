@@ -23,6 +23,11 @@ def pytest_configure() -> None:
     gc.disable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a real server last: the others say sooner what is wrong."""
+    items.sort(key=lambda item: item.get_closest_marker("kafka") is not None)
+
+
 def pytest_collection_finish() -> None:
     gc.enable()
 

@@ -65,7 +65,12 @@ def connect(dsn: str | Dsn, **options: Any) -> Broker:
     if isinstance(found, InvalidDsnError):
         raise found
     point = _entry_point(found.scheme)
-    from_dsn: Callable[..., object] = point.load()
+    try:
+        from_dsn: Callable[..., object] = point.load()
+    except ModuleNotFoundError as exc:
+        if found.scheme not in EXTRAS or (exc.name or "").startswith("eventflow"):
+            raise
+        raise _not_installed(found.scheme) from None  # the backend is there, its driver is not
     broker = from_dsn(found, **options)
     if not isinstance(broker, Broker):
         raise ConfigurationError(
@@ -84,15 +89,19 @@ def _entry_point(scheme: str) -> EntryPoint:
         )
     if points:
         return points[0]
-    extra = EXTRAS.get(scheme)
-    if extra is not None:
-        raise UnknownSchemeError(
-            f'the backend for {scheme}:// is not installed: pip install "{DISTRIBUTION}[{extra}]"',
-            scheme=scheme,
-        )
+    if scheme in EXTRAS:
+        raise _not_installed(scheme)
     installed = {point.name for point in entry_points(group=GROUP)}
     known = ", ".join(f"{name}://" for name in sorted(installed | EXTRAS.keys()))
     raise UnknownSchemeError(
         f"no backend that is installed answers to {scheme}://. Known are: {known}",
+        scheme=scheme,
+    )
+
+
+def _not_installed(scheme: str) -> UnknownSchemeError:
+    return UnknownSchemeError(
+        f"the backend for {scheme}:// is not installed: "
+        f'pip install "{DISTRIBUTION}[{EXTRAS[scheme]}]"',
         scheme=scheme,
     )

@@ -31,9 +31,9 @@ class Message:
             one, as other writers may send, is replaced by a new one too.
         key: Messages with the same key keep their order on backends that order by key, and
             meet in one partition where there are partitions. ``None``: no order is asked for.
-        headers: Native headers that can't be metadata (bytes that are no text, a name that
-            comes twice). A message that was received has them, and its dead letter keeps
-            them; backends without native headers refuse them.
+        headers: Native headers that can't be metadata: bytes that are no text, and all but the
+            last of those with one name. A message that was received has them, and its dead
+            letter keeps them; backends without native headers refuse them.
 
     Raises:
         InvalidMessageError: Something in it is of another type, or a text is not Unicode.
@@ -119,10 +119,10 @@ class Message:
             metadata: Instead of its metadata, not in addition to it.
             payload: Instead of its payload.
         """
-        return Message(
-            self.payload if payload is None else payload,
-            self.metadata if metadata is None else metadata,
-            id=self.id,
+        return Message.received(
+            self.id,
+            self.payload if payload is None else _checked_payload(payload),
+            self.metadata if metadata is None else _checked_metadata(metadata),
             key=self.key,
             headers=self.headers,
         )
@@ -203,7 +203,7 @@ def _restore(
     key: str | None,
     headers: NativeHeaders,
 ) -> Message:
-    return Message(payload, metadata, id=message_id, key=key, headers=headers)
+    return Message.received(message_id, payload, metadata, key=key, headers=headers)
 
 
 def _checked_payload(payload: object) -> bytes:

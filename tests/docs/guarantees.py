@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventflow.brokers.kafka import KafkaBroker
 from eventflow.brokers.memory import MemoryBroker
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parents[2] / "docs/guarantees.md"
 BEGIN, END = "<!-- made by tests/docs/guarantees.py -->\n", "\n<!-- until here -->"
 
-BACKENDS: dict[str, Features] = {"memory": MemoryBroker().features}
+BACKENDS: dict[str, Features] = {
+    "memory": MemoryBroker().features,
+    "kafka": KafkaBroker("localhost").features,
+}
 """What each package below eventflow/brokers declares as it comes."""
 
 ROWS = {

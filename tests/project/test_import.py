@@ -27,6 +27,7 @@ NEED_MORE = (
     "eventflow.testing",
     "eventflow.integrations.litestar",
     "eventflow.integrations.starlette",
+    "eventflow.brokers.kafka",
 )
 PROBE = """
 import json, signal, sys, threading

@@ -10,68 +10,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 from eventflow.brokers.memory._log import Log
 from eventflow.errors import BrokerClosedError, InvalidMessageError
 from eventflow.events import validate_topic
+from eventflow.lifecycle.waiters import Waiters
 from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ("Store", "Waiters", "due_times")
+__all__ = ("Store", "due_times")
 
 _AT_ONCE: Mapping[int, float] = MappingProxyType({})
-
-
-class Waiters:
-    """Futures of those who wait, in turn."""
-
-    __slots__ = ("_futures",)
-
-    def __init__(self) -> None:
-        self._futures: dict[asyncio.Future[None], None] = {}
-
-    def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._futures)
-
-    async def wait(self, until: float | None = None) -> None:
-        """Wait to be woken, or until loop time ``until``."""
-        future = asyncio.get_running_loop().create_future()
-        self._futures[future] = None
-        try:
-            if until is None:
-                await future
-            else:
-                async with asyncio.timeout_at(until):
-                    await future
-        except TimeoutError:
-            if future.done() and not future.cancelled():
-                self.wake()
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self.wake()  # it was our turn: pass it on
-            raise
-        finally:
-            self._futures.pop(future, None)
-
-    def wake(self) -> None:
-        """Wake the first one."""
-        for future in self._futures:
-            if _woken(future):
-                del self._futures[future]
-                return
-
-    def wake_all(self) -> None:
-        """Wake all of them."""
-        futures, self._futures = self._futures, {}
-        for future in futures:
-            _woken(future)
-
-
-def _woken(future: asyncio.Future[None]) -> bool:
-    if future.done() or future.get_loop().is_closed():
-        return False
-    future.set_result(None)
-    return True
 
 
 class Closable(Protocol):

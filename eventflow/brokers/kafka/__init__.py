@@ -1,0 +1,7 @@
+"""The backend for Apache Kafka, on librdkafka: extra ``kafka``."""
+
+from eventflow.brokers.kafka.broker import KafkaBroker
+from eventflow.brokers.kafka.publisher import KafkaPublisher
+from eventflow.brokers.kafka.subscriber import KafkaSubscriber
+
+__all__ = ("KafkaBroker", "KafkaPublisher", "KafkaSubscriber")

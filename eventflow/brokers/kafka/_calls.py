@@ -1,0 +1,75 @@
+"""Calls of the client library that block, in threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from eventflow.brokers.kafka._errors import may_pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("in_thread",)
+
+SLICE_S = 0.5
+"""Seconds of one call: as long as a thread may stay after nobody waits for it."""
+
+
+async def in_thread(call: Callable[[float], Any], *, within: float) -> Any:
+    """Repeat a blocking call until it does not time out.
+
+    Args:
+        call: Takes the seconds that it may last.
+        within: Seconds until the last error is raised.
+
+    Raises:
+        KafkaException: What the call raised that is not a matter of time, or its last time-out.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+    left = threading.Event()
+
+    def run() -> None:
+        until = time.monotonic() + within
+        while not left.is_set():
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = call(min(SLICE_S, max(until - time.monotonic(), 0.01)))
+            except Exception as exc:  # noqa: BLE001 - carried to the caller, whatever it is
+                error = exc
+                if isinstance(exc, TimeoutError):
+                    error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                if _passes(error) and time.monotonic() < until:
+                    left.wait(0.02)
+                    continue
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(_end, ended, result, error)
+            # Its traceback has this frame, which must not keep it, and all that was called.
+            error = None
+            return
+
+    threading.Thread(target=run, name="eventflow:kafka-call", daemon=True).start()
+    try:
+        return await ended
+    finally:
+        left.set()
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and may_pass(error.args[0])
+
+
+def _end(ended: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(result)
+    else:
+        ended.set_exception(error)

@@ -1,0 +1,91 @@
+"""What the client library says, as eventflow's errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaError
+
+from eventflow.errors import BrokerConnectionError, BrokerError, TopicNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ("NOT_FOUND", "NOT_STORED", "broken", "code_name", "may_pass", "not_found", "unreachable")
+
+NOT_FOUND = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
+"""There is no such topic."""
+
+NOT_STORED = frozenset(
+    {
+        *NOT_FOUND,
+        KafkaError._PURGE_QUEUE,
+        KafkaError._QUEUE_FULL,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+"""Errors of a record after which it is certainly not in its topic; after others it may be."""
+
+FOREVER = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+
+
+PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._WAIT_COORD,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+
+
+def may_pass(error: KafkaError) -> bool:
+    """Whether a question may be answered when it is asked again."""
+    return error.code() in PASSING
+
+
+def code_name(error: KafkaError) -> str:
+    """The name of an error's code, such as ``_TRANSPORT``; texts of the library are not shown."""
+    return str(error.name())
+
+
+def not_found(topic: str) -> TopicNotFoundError:
+    """The error for a topic that there is not."""
+    return TopicNotFoundError(
+        f"there is no topic {topic!r}, and a subscription or a publish does not create it: "
+        "create it with its partitions first",
+        topic=topic,
+    )
+
+
+def broken(error: KafkaError, topic: str) -> BrokerError:
+    """The error of a subscription that receives nothing more."""
+    if error.code() in NOT_FOUND:
+        return not_found(topic)
+    text = f"the subscription to {topic!r} ended: {code_name(error)}"
+    if error.code() in FOREVER:
+        return BrokerError(text)
+    return BrokerConnectionError(text)
+
+
+def unreachable(hosts: Iterable[str], seconds: float, error: KafkaError) -> BrokerConnectionError:
+    """The error of a broker that did not answer."""
+    return BrokerConnectionError(
+        f"no Kafka broker answered at {', '.join(hosts)} within {seconds:g} s ({code_name(error)})"
+    )

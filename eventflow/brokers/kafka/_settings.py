@@ -1,0 +1,282 @@
+"""What a `KafkaBroker` is told, checked, and what the client library is told because of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from eventflow._log import EventLogger
+from eventflow.errors import InvalidDsnError, InvalidOptionError, InvalidTopicError
+from eventflow.events import validate_topic
+from eventflow.lifecycle.options import check_seconds, check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from eventflow.messaging import Dsn
+
+__all__ = ("ClientLog", "Settings", "check_topic", "from_dsn")
+
+DEFAULT_PORT = 9092
+MAX_TOPIC = 249
+"""Most characters of a topic's name in Kafka."""
+DEADLINE_SHARE = 0.9
+"""Of the publisher's deadline: the library looks once per second which records are too late."""
+MAX_QUEUED = 100_000
+"""Records that wait to be sent; then publishers wait."""
+HEADROOM = 48_588
+"""What a record may have beside its payload, within Kafka's default of 1,048,588 bytes a batch."""
+
+STARTS = ("earliest", "latest")
+ASSIGNORS = ("cooperative-sticky", "range", "roundrobin")
+PARTITIONERS = {
+    "murmur2": "murmur2_random",
+    "fnv1a": "fnv1a_random",
+    "crc32": "consistent_random",
+}
+OURS = {
+    "acks": "a publish is confirmed by all replicas in sync",
+    "auto.offset.reset": "say start=",
+    "bootstrap.servers": "say it as the first argument",
+    "delivery.timeout.ms": "say publish_timeout=",
+    "enable.auto.commit": "offsets are committed when messages are acked",
+    "enable.auto.offset.store": "offsets are committed when messages are acked",
+    "enable.idempotence": "a publish is not repeated by the client library unseen",
+    "group.id": "say it as subscriber(group=…)",
+    "message.max.bytes": "say max_payload_bytes=",
+    "message.timeout.ms": "say publish_timeout=",
+    "partition.assignment.strategy": "say assignor=",
+    "partitioner": "say partitioner=",
+    "queue.buffering.max.messages": "publishers wait for room by themselves",
+    "session.timeout.ms": "say session_timeout=",
+    "transactional.id": "transactions are not there yet",
+}
+"""Properties of the client library that may not be set, and why."""
+
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?", re.ASCII)
+_PROPERTY = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z0-9]+)+", re.ASCII)
+
+log = EventLogger("eventflow.kafka")
+
+
+class ClientLog:
+    """Where the client library's own lines go: it calls ``log`` as that of stdlib's loggers."""
+
+    def log(self, level: int, text: str, *parts: object) -> None:
+        """Write one line. Which of its properties mean something is nobody's news."""
+        facility, *rest = parts or ("",)
+        if facility == "CONFWARN":
+            return
+        said = " ".join(map(str, rest)) or text
+        if level >= logging.WARNING:
+            log.warning("eventflow.kafka_client_warned", about=facility, text=said)
+        else:
+            log.info("eventflow.kafka_client_said", about=facility, text=said)
+
+
+def check_topic(topic: str) -> str:
+    """Return a topic, or say what is wrong with it.
+
+    Raises:
+        InvalidTopicError: It is none, or longer than Kafka takes.
+    """
+    validate_topic(topic)
+    if len(topic) > MAX_TOPIC:
+        raise InvalidTopicError(
+            f"the name of a topic in Kafka has at most {MAX_TOPIC} characters, not {len(topic)}",
+            topic=topic,
+        )
+    return topic
+
+
+class Settings(NamedTuple):
+    """Checked settings of a broker."""
+
+    hosts: tuple[str, ...]
+    publish_timeout: float = 30.0
+    connect_timeout: float = 10.0
+    session_timeout: float = 10.0
+    revoke_timeout: float = 10.0
+    max_payload_bytes: int = 1_000_000
+    start: Literal["earliest", "latest"] = "earliest"
+    assignor: str = "cooperative-sticky"
+    partitioner: str = "murmur2"
+    properties: Mapping[str, str | int | float | bool] = {}
+
+    @classmethod
+    def read(cls, hosts: object, given: Mapping[str, Any]) -> Self | InvalidOptionError:
+        """Settings from arguments, or what is wrong with them.
+
+        Returned, so that no frame here is in a traceback: the properties may have a password.
+        """
+        try:
+            return cls._checked(hosts, given)
+        except InvalidOptionError as exc:
+            return InvalidOptionError(*exc.args, option=exc.option)
+
+    @classmethod
+    def _checked(cls, hosts: object, given: Mapping[str, Any]) -> Self:
+        unknown = given.keys() - (set(cls._fields) - {"hosts"})
+        if unknown:
+            raise InvalidOptionError(
+                f"a Kafka broker has no option {min(unknown)!r}. Options are: "
+                f"{', '.join(cls._fields[1:])}",
+                option=min(unknown),
+            )
+        settings = cls(_hosts(hosts), **given)
+        check_seconds("publish_timeout", settings.publish_timeout, least=1.0)
+        check_seconds("connect_timeout", settings.connect_timeout, least=0.1)
+        check_seconds("session_timeout", settings.session_timeout, least=1.0)
+        check_seconds("revoke_timeout", settings.revoke_timeout)
+        check_whole("max_payload_bytes", settings.max_payload_bytes)
+        _one_of("start", settings.start, STARTS)
+        _one_of("assignor", settings.assignor, ASSIGNORS)
+        _one_of("partitioner", settings.partitioner, tuple(PARTITIONERS))
+        return settings._replace(properties=_properties(settings.properties))
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether a rebalance takes everything away first."""
+        return self.assignor != "cooperative-sticky"
+
+    def producer(self) -> dict[str, Any]:
+        """The configuration of the producer."""
+        return {
+            "queue.buffering.max.messages": MAX_QUEUED,
+            "linger.ms": 1,
+            **self._common(),
+            "acks": "all",
+            "enable.idempotence": True,
+            "message.timeout.ms": round(self.publish_timeout * 1_000 * DEADLINE_SHARE),
+            "message.max.bytes": self.max_payload_bytes + HEADROOM,
+            "partitioner": PARTITIONERS[self.partitioner],
+        }
+
+    def consumer(self, group: str) -> dict[str, Any]:
+        """The configuration of a consumer."""
+        session = round(self.session_timeout * 1_000)
+        return {
+            "heartbeat.interval.ms": max(100, min(1_000, session // 3)),
+            "queued.max.messages.kbytes": 16_384,
+            "topic.metadata.refresh.interval.ms": 10_000,
+            "allow.auto.create.topics": False,
+            **self._common(),
+            "group.id": group,
+            "auto.offset.reset": self.start,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": False,
+            "partition.assignment.strategy": self.assignor,
+            "session.timeout.ms": session,
+            "fetch.message.max.bytes": self.max_payload_bytes + HEADROOM,
+        }
+
+    def admin(self) -> dict[str, Any]:
+        """The configuration of the connection for questions."""
+        return self._common()
+
+    def _common(self) -> dict[str, Any]:
+        return {**self.properties, "bootstrap.servers": ",".join(self.hosts), "logger": ClientLog()}
+
+
+def _hosts(given: object) -> tuple[str, ...]:
+    hosts = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else ()
+    if not hosts or not all(_HOST.fullmatch(host) for host in hosts):
+        raise InvalidOptionError(
+            "hosts are such as 'host:9092', or 'host:9092,other:9092'; an address with "
+            "kafka:// goes to connect()",
+            option="hosts",
+        )
+    return tuple(host if _has_port(host) else f"{host}:{DEFAULT_PORT}" for host in hosts)
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidOptionError(
+            f"{option} is one of {', '.join(choices)}, not {value!r}", option=option
+        )
+
+
+def _properties(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The library's properties; their names are checked by it, when the broker is entered."""
+    for name, value in given.items():
+        if name in OURS:
+            raise InvalidOptionError(
+                f"the property {name!r} is set by eventflow: {OURS[name]}", option="properties"
+            )
+        if not _PROPERTY.fullmatch(name):
+            raise InvalidOptionError(
+                f"properties are those of librdkafka, such as 'linger.ms', not {name!r}",
+                option="properties",
+            )
+        if not isinstance(value, (str, int, float)):
+            raise InvalidOptionError(
+                f"the property {name!r} is a text or a number", option="properties"
+            )
+    return dict(given)
+
+
+_NUMBERS: dict[str, type[int | float]] = {
+    "publish_timeout": float,
+    "connect_timeout": float,
+    "session_timeout": float,
+    "revoke_timeout": float,
+    "max_payload_bytes": int,
+}
+_WORDS = {"start": STARTS, "assignor": ASSIGNORS, "partitioner": tuple(PARTITIONERS)}
+_DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+def from_dsn(dsn: Dsn, given: Mapping[str, Any]) -> Settings | InvalidDsnError | InvalidOptionError:
+    """Settings from an address, and from options, which go before what it says.
+
+    Or what is wrong with them: nothing of the address is repeated, as half of a password that was
+    not encoded can be anywhere in it.
+    """
+    wrong = _wrong(dsn)
+    if wrong:
+        return InvalidDsnError(wrong, scheme=dsn.scheme)
+    options: dict[str, Any] = {}
+    properties: dict[str, str] = {}
+    for name, text in dsn.query.items():
+        if name in _NUMBERS:
+            options[name] = _NUMBERS[name](text)
+        elif name in _WORDS:
+            options[name] = text
+        else:
+            properties[name] = text
+    if properties:
+        options["properties"] = properties
+    hosts = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in dsn.hosts)
+    return Settings.read(hosts, {**options, **given})
+
+
+def _wrong(dsn: Dsn) -> str:
+    """What is wrong with an address; empty if nothing is."""
+    if dsn.user is not None or dsn.password is not None:
+        return (
+            "a kafka:// address has no user and password yet: give the client library's "
+            "sasl.username and sasl.password as properties="
+        )
+    if not dsn.hosts or dsn.path.strip("/"):
+        return "a kafka:// address has hosts and no path, as in kafka://host:9092,other:9092"
+    for name, text in dsn.query.items():
+        if name in _NUMBERS:
+            if not (_DECIMAL if _NUMBERS[name] is float else _WHOLE).fullmatch(text):
+                return f"{name} in a kafka:// address is a number"
+        elif name in _WORDS:
+            if text not in _WORDS[name]:
+                return f"{name} in a kafka:// address is one of {', '.join(_WORDS[name])}"
+        elif name in OURS or not _PROPERTY.fullmatch(name):
+            return (
+                "the query of a kafka:// address has options of KafkaBroker, such as "
+                "publish_timeout=5, and properties of librdkafka, such as linger.ms=5, but for "
+                "those that eventflow sets"
+            )
+    return ""

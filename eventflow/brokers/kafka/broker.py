@@ -1,0 +1,350 @@
+"""`KafkaBroker`."""
+
+from __future__ import annotations
+
+import asyncio
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from confluent_kafka import KafkaException
+
+from eventflow.brokers.kafka._admin import Admin
+from eventflow.brokers.kafka._calls import in_thread
+from eventflow.brokers.kafka._errors import (
+    NOT_FOUND,
+    code_name,
+    may_pass,
+    not_found,
+    unreachable,
+)
+from eventflow.brokers.kafka._producer import ProducerThread
+from eventflow.brokers.kafka._settings import Settings, check_topic, from_dsn
+from eventflow.brokers.kafka.publisher import KafkaPublisher
+from eventflow.brokers.kafka.subscriber import KafkaSubscriber
+from eventflow.errors import (
+    BrokerClosedError,
+    BrokerConnectionError,
+    BrokerError,
+    InvalidOptionError,
+    TopicNotFoundError,
+)
+from eventflow.messaging import Broker, Features, check_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from eventflow.brokers.kafka._feed import Feed
+    from eventflow.messaging import Dsn, Group
+
+__all__ = ("KafkaBroker",)
+
+
+class KafkaBroker(Broker):
+    """Apache Kafka, through librdkafka; needs the extra ``kafka``.
+
+    Topics have to exist: neither publishing nor subscribing creates one. A topic is received by
+    one consumer for each group, which all subscriptions of this object share; a new group begins
+    with the oldest message.
+
+    Args:
+        hosts: Where to find the cluster: ``"host:9092"``, or several with commas between them.
+        publish_timeout: Seconds a publish may last, 1 or more; then `PublishTimeoutError`.
+        connect_timeout: Seconds to find the cluster when the broker is entered, or a topic when
+            it is first used.
+        session_timeout: Seconds after which the group takes a process for dead that says nothing;
+            1 or more, and within the cluster's own bounds (by default 6 to 1,800).
+        revoke_timeout: Seconds that a partition which goes to another member waits for what is
+            being handled; what takes longer comes again there.
+        max_payload_bytes: Largest payload. Topics whose ``max.message.bytes`` is smaller than
+            this and 48,588 bytes more refuse what is too large for them.
+        start: Where a new group begins: ``"earliest"``, the default, or ``"latest"``.
+        assignor: How a group shares its partitions: ``"cooperative-sticky"``, ``"range"`` (to
+            share a group with Watermill) or ``"roundrobin"``.
+        partitioner: Which partition a key belongs to: ``"murmur2"``, as Java clients have it,
+            ``"fnv1a"``, as Watermill and Sarama have it, or ``"crc32"``, as librdkafka has it.
+        properties: Other properties of librdkafka, by name.
+
+    Raises:
+        InvalidOptionError: An option is none of these.
+
+    Example::
+
+        async with KafkaBroker("127.0.0.1:9092") as broker:
+            await broker.publisher().publish("orders.raw", Message(b"…", key="customer-7"))
+
+    Attributes:
+        is_open: Whether it is entered.
+        topics: Topics that are known to exist.
+    """
+
+    is_open = False
+    _settings = Settings(())  # of one that could not be made
+
+    def __init__(self, hosts: str, **options: Any) -> None:
+        settings = Settings.read(hosts, options)
+        options.clear()  # tracebacks may show local variables
+        if isinstance(settings, InvalidOptionError):
+            raise settings
+        self._begin(settings)
+
+    def _begin(self, settings: Settings) -> None:
+        self._settings = settings
+        self._features = Features(
+            backend="kafka",
+            groups=True,
+            broadcast=True,
+            order="key",
+            persistent=True,
+            old_messages=self._settings.start == "earliest",
+            headers=True,
+            lag=True,
+            max_payload_bytes=self._settings.max_payload_bytes,
+        )
+        self.topics: set[str] = set()
+        self.feeds: dict[tuple[str, str], Feed] = {}
+        self._ending: set[asyncio.Future[None]] = set()
+        self._producer: ProducerThread | None = None
+        self._admin: Admin | None = None
+
+    @classmethod
+    def from_dsn(cls, dsn: Dsn, **options: Any) -> Self:
+        """Return the broker of ``kafka://host:9092,other:9092?publish_timeout=5&linger.ms=2``.
+
+        Args:
+            dsn: Its query has options of the class, and properties of librdkafka.
+            options: Arguments of the class; they go before what the address says.
+
+        Raises:
+            InvalidDsnError: It says something that means nothing here.
+            InvalidOptionError: An option is unknown, or out of range.
+        """
+        settings = from_dsn(dsn, options)
+        options.clear()  # tracebacks may show local variables
+        if isinstance(settings, Exception):
+            raise settings
+        self = cls.__new__(cls)
+        self._begin(settings)
+        return self
+
+    def __repr__(self) -> str:
+        """Hosts and state."""
+        state = "open" if self.is_open else "closed"
+        return f"<KafkaBroker {','.join(self._settings.hosts)}, {state}>"
+
+    @property
+    def settings(self) -> Settings:
+        """What it was told, checked."""
+        return self._settings
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        return self._features
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            BrokerConnectionError: No broker of the cluster answered within ``connect_timeout``.
+            BrokerError: It is open already.
+            InvalidOptionError: A property is unknown to librdkafka.
+        """
+        if self.is_open:
+            raise BrokerError(f"{self!r} is open already")
+        await self._ends()
+        producer = self._new_producer()
+        try:
+            await self._look(producer, None)
+        except BaseException:
+            await asyncio.shield(self.ends(producer.end()))
+            raise
+        self._producer = producer
+        self._admin = Admin(self._settings.admin())
+        self.is_open = True
+        return self
+
+    def _new_producer(self) -> ProducerThread:
+        try:
+            return ProducerThread(self._settings.producer(), asyncio.get_running_loop())
+        except KafkaException as exc:
+            raise InvalidOptionError(
+                f"librdkafka refuses one of the properties "
+                f"{', '.join(sorted(self._settings.properties))}: {code_name(exc.args[0])}",
+                option="properties",
+            ) from None
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it: subscriptions end as if they were left; what is on its way is waited for.
+
+        Bounded: after 2 s the publishes that were not confirmed are refused.
+        """
+        self.is_open = False
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+        self.topics.clear()
+        while self.feeds:
+            self.ends(self.feeds.popitem()[1].end())
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self.ends(producer.end())
+        await self._ends()
+
+    # For what was made of it
+
+    def check_open(self) -> None:
+        """Raise unless it is entered."""
+        if not self.is_open:
+            raise BrokerClosedError(f"{self!r} is not open: use it inside `async with broker:`")
+
+    def producer(self) -> ProducerThread:
+        """The producer; another one where the last one has given up.
+
+        Raises:
+            BrokerClosedError: The broker is not open.
+        """
+        self.check_open()
+        producer = self._producer
+        assert producer is not None
+        if producer.is_broken:
+            self.ends(producer.end())
+            producer = self._producer = self._new_producer()
+        return producer
+
+    async def look_up(self, topic: str) -> int:
+        """How many partitions a topic has.
+
+        Raises:
+            InvalidTopicError: It is none, or Kafka takes no name as long.
+            TopicNotFoundError: There is no such topic.
+            BrokerConnectionError: The cluster did not say.
+        """
+        check_topic(topic)
+        found = (await self._look(self.producer(), topic)).topics[topic]
+        if found.error is not None:
+            if found.error.code() in NOT_FOUND:
+                raise not_found(topic)
+            raise BrokerError(f"topic {topic!r} can't be used: {code_name(found.error)}")
+        self.check_open()
+        self.topics.add(topic)
+        return len(found.partitions)
+
+    async def _look(self, producer: ProducerThread, topic: str | None) -> Any:
+        try:
+            return await self._ask(lambda seconds: producer.look(topic, seconds))
+        except RuntimeError:
+            self.check_open()  # closed meanwhile
+            raise BrokerConnectionError("the client was closed while it was asked") from None
+
+    async def lag(self, topic: str, group: str) -> int:
+        """How many messages of a topic a group has not settled.
+
+        Raises:
+            TopicNotFoundError: There is no such topic.
+            BrokerConnectionError: The cluster did not say.
+        """
+        partitions = await self.look_up(topic)
+        admin = self._admin
+        assert admin is not None
+        early = self._settings.start == "earliest"
+        return int(
+            await self._ask(
+                lambda seconds: admin.lag(
+                    topic, group, partitions, starts_early=early, within=seconds
+                )
+            )
+        )
+
+    async def ensure_topics(
+        self,
+        *topics: str,
+        partitions: int = -1,
+        replication_factor: int = -1,
+        properties: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Create the topics that there are not yet; those that there are stay as they are.
+
+        Args:
+            topics: Their names.
+            partitions: How many each gets, 1 or more; -1 for the cluster's default.
+            replication_factor: How many brokers keep a copy; -1 for the cluster's default.
+            properties: Kafka's own, by name, such as ``{"retention.ms": "604800000"}``.
+
+        Raises:
+            InvalidTopicError: A name is none.
+            BrokerConnectionError: The cluster did not answer.
+            BrokerError: The cluster refuses it.
+        """
+        self.check_open()
+        for topic in topics:
+            check_topic(topic)
+        admin = self._admin
+        if not topics or admin is None:
+            return
+        await self._ask(
+            lambda seconds: admin.create(
+                topics,
+                partitions=partitions,
+                replication_factor=replication_factor,
+                properties=properties,
+                within=seconds,
+            )
+        )
+        # Others than the one who made it may not know it yet.
+        for topic in topics:
+            await self._is_there(topic)
+
+    async def _is_there(self, topic: str) -> None:
+        until = asyncio.get_running_loop().time() + self._settings.connect_timeout
+        while True:
+            try:
+                await self.look_up(topic)
+            except TopicNotFoundError:
+                if asyncio.get_running_loop().time() >= until:
+                    raise
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async def _ask(self, call: Callable[[float], Any]) -> Any:
+        within = self._settings.connect_timeout
+        try:
+            return await in_thread(call, within=within)
+        except KafkaException as exc:
+            error = exc.args[0]
+        # Outside of the block, so that ours does not keep the library's, with all its frames.
+        if may_pass(error):
+            raise unreachable(self._settings.hosts, within, error)
+        raise BrokerError(f"Kafka refuses it: {code_name(error)}")
+
+    def ends(self, ending: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Have leaving the broker wait for the end of something."""
+        if not ending.done():
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        return ending
+
+    async def _ends(self) -> None:
+        """Wait until everything that was closed has ended."""
+        while self._ending:
+            await asyncio.wait([*self._ending])
+
+    # What it is for
+
+    def publisher(self) -> KafkaPublisher:
+        """A publisher; all share one connection."""
+        return KafkaPublisher(self, self._features, timeout=self._settings.publish_timeout)
+
+    def subscriber(self, *, group: Group) -> KafkaSubscriber:
+        """A member of a consumer group.
+
+        Raises:
+            InvalidOptionError: The group is empty.
+        """
+        return KafkaSubscriber(self, self._features, group=check_group(group))

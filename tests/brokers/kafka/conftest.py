@@ -1,0 +1,24 @@
+"""One Kafka for all tests here: started when the first of them needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers.kafka import Kafka, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Generator[Kafka]:
+    """A node with nothing in it."""
+    if (lacking := missing()) is not None:
+        pytest.skip(f"needs a Kafka: {lacking}")
+    server = Kafka.started(tmp_path_factory.mktemp("kafka"))
+    try:
+        yield server
+    finally:
+        server.kill()

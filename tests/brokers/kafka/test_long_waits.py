@@ -1,0 +1,147 @@
+"""Slow handlers, blocked loops, a broker that stands still: the group keeps its members."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from eventflow.messaging import Broadcast, Message
+from tests.brokers.kafka.support import broker_at, until
+
+if TYPE_CHECKING:
+    from eventflow.messaging import Deliveries, Delivery
+    from tests.servers.kafka import Kafka
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def topic(kafka: Kafka) -> str:
+    return kafka.create_topic(f"waits.{uuid.uuid4().hex[:12]}")
+
+
+async def take(deliveries: Deliveries, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            found += await deliveries.receive(count - len(found))
+    return found
+
+
+async def handle(deliveries: Deliveries, count: int) -> list[str]:
+    """Take and ack so many; their ids."""
+    found: list[str] = []
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            for delivery in await deliveries.receive(count - len(found)):
+                found.append(delivery.message.id)
+                delivery.ack()
+    return found
+
+
+@pytest.mark.fault("KFK-01")
+async def test_a_handler_longer_than_the_longest_poll(kafka: Kafka, topic: str) -> None:
+    """With ``max.poll.interval.ms`` of 6 s a message is held for 9: nobody else gets it.
+
+    Meanwhile more messages wait than there is room for, so that partitions are paused.
+    """
+    options = {"properties": {"max.poll.interval.ms": 6_000}}
+    count = 3_000
+    async with broker_at(kafka.address, **options) as one, broker_at(kafka.address) as other:
+        publisher = one.publisher()
+        messages = [Message(str(n).encode()) for n in range(count)]
+        await publisher.publish(topic, *messages)
+        async with one.subscriber(group="slow").subscribe(topic, max_in_flight=1) as deliveries:
+            (held,) = await take(deliveries, 1)
+            await asyncio.sleep(9)
+            assert held.ack()
+            await held.settled()
+        seen = [held.message.id]
+        async with other.subscriber(group="slow").subscribe(topic) as others:
+            seen += await handle(others, count - 1)
+    assert sorted(seen) == sorted(message.id for message in messages)
+
+
+async def test_a_reader_that_stands_still_gets_everything_once(kafka: Kafka, topic: str) -> None:
+    """Longer than partitions stay unpaused; then they go on where they were."""
+    count = 5_000
+    async with broker_at(kafka.address) as broker:
+        messages = [Message(str(n).encode(), key=str(n % 9)) for n in range(count)]
+        await broker.publisher().publish(topic, *messages)
+        seen: list[str] = []
+        async with broker.subscriber(group="still").subscribe(topic) as deliveries:
+            for part in (100, 2_500, count - 2_600):
+                seen += await handle(deliveries, part)
+                deliveries.pause()
+                await asyncio.sleep(1.5)
+                deliveries.resume()
+    assert len(seen) == count
+    assert set(seen) == {message.id for message in messages}
+
+
+@pytest.mark.fault("KFK-12")
+async def test_a_loop_that_is_blocked_for_longer_than_its_session(kafka: Kafka, topic: str) -> None:
+    """The client library goes on saying that it lives: nothing comes twice."""
+    async with broker_at(kafka.address, session_timeout=2.0) as broker:
+        await broker.publisher().publish(topic, *(Message(b"x") for _ in range(100)))
+        async with broker.subscriber(group="blocked").subscribe(topic) as deliveries:
+            held = await take(deliveries, 100)
+            time.sleep(5)  # noqa: ASYNC251 - the subject
+            assert all(delivery.ack() for delivery in held)
+            for delivery in held:
+                await delivery.settled()
+        assert await broker.subscriber(group="blocked").lag(topic) == 0
+
+
+async def test_a_partition_that_is_new(kafka: Kafka, topic: str) -> None:
+    """Found within 15 s, by a group and by a broadcast, with what was published to it before."""
+    async with broker_at(kafka.address) as broker:
+        group = broker.subscriber(group="grows").subscribe(topic)
+        alone = broker.subscriber(group=Broadcast()).subscribe(topic)
+        async with group as one, alone as other:
+            kafka.add_partitions(topic, 8)
+            began = time.monotonic()
+            async with broker_at(kafka.address) as writer:
+                await until(lambda: kafka.partitions(topic) == 8, "the partitions are there")
+                messages = [Message(b"x", key=str(n)) for n in range(200)]
+                await writer.publisher().publish(topic, *messages)
+            for deliveries in (one, other):
+                came = await take(deliveries, 200)
+                assert len({d.coordinates["partition"] for d in came}) == 8
+                assert len({d.message.id for d in came}) == 200
+            assert time.monotonic() - began < 20
+
+
+@pytest.mark.fault("KFK-11")
+@pytest.mark.stress
+async def test_a_broker_that_stands_still(kafka: Kafka, topic: str) -> None:
+    """Frozen for longer than the session (45 s in a stress run): nothing lost, and it goes on."""
+    seconds = 45 if os.environ.get("EVENTFLOW_STRESS") == "1" else 4
+    async with broker_at(kafka.address) as broker:
+        publisher = broker.publisher()
+        messages = [Message(str(n).encode()) for n in range(400)]
+        await publisher.publish(topic, *messages[:200])
+        seen: set[str] = set()
+        async with broker.subscriber(group="frozen").subscribe(topic) as deliveries:
+
+            async def read() -> None:
+                async for delivery in deliveries:
+                    seen.add(delivery.message.id)
+                    delivery.ack()
+
+            reading = asyncio.create_task(read())
+            await until(lambda: len(seen) > 50, "some have come")
+            kafka.freeze()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                kafka.thaw()
+            await publisher.publish(topic, *messages[200:])
+            await until(lambda: len(seen) == 400, "all have come", within=60)
+        await reading
+        assert await broker.subscriber(group="frozen").lag(topic) == 0

@@ -6,12 +6,26 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError
 
-from eventflow.errors import BrokerConnectionError, BrokerError, TopicNotFoundError
+from eventflow.errors import (
+    BrokerConnectionError,
+    BrokerError,
+    InvalidOptionError,
+    TopicNotFoundError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ("NOT_FOUND", "NOT_STORED", "broken", "code_name", "may_pass", "not_found", "unreachable")
+__all__ = (
+    "NOT_FOUND",
+    "NOT_STORED",
+    "broken",
+    "code_name",
+    "may_pass",
+    "not_found",
+    "refused",
+    "unreachable",
+)
 
 NOT_FOUND = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
 """There is no such topic."""
@@ -88,4 +102,13 @@ def unreachable(hosts: Iterable[str], seconds: float, error: KafkaError) -> Brok
     """The error of a broker that did not answer."""
     return BrokerConnectionError(
         f"no Kafka broker answered at {', '.join(hosts)} within {seconds:g} s ({code_name(error)})"
+    )
+
+
+def refused(properties: Iterable[str], error: KafkaError) -> InvalidOptionError:
+    """The error of a configuration that the library does not take; values are not shown."""
+    return InvalidOptionError(
+        f"librdkafka refuses one of the properties {', '.join(sorted(properties))}: "
+        f"{code_name(error)}",
+        option="properties",
     )

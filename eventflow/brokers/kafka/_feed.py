@@ -166,7 +166,6 @@ class Feed:
             partition.put_back(delivery)
             delivery.confirmed()  # nobody has to be told: it is open, as it was
             self.readers.wake_all()
-            return
         if partition.owner is None and len(self.members) > 1:
             self.readers.wake_all()
         if partition.is_ending and partition.is_idle:
@@ -190,6 +189,8 @@ class Feed:
             if self._loop.time() - self._flushed_at < STUCK_S:
                 return  # `committed` goes on
             self._acked[:0] = self._flushing
+            for delivery in self._acked:
+                delivery.partition.is_dirty = True
         offsets = self._offsets(p for p in self._partitions.values() if p.is_dirty)
         if not offsets:
             return

@@ -153,8 +153,8 @@ class Partition:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing that was handed out is open."""
-        return not self._held
+        """Whether nothing is in anybody's hands."""
+        return not self.out
 
     @property
     def in_hands(self) -> list[KafkaDelivery]:

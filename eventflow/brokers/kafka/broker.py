@@ -15,6 +15,7 @@ from eventflow.brokers.kafka._errors import (
     code_name,
     may_pass,
     not_found,
+    refused,
     unreachable,
 )
 from eventflow.brokers.kafka._producer import ProducerThread
@@ -168,11 +169,7 @@ class KafkaBroker(Broker):
         try:
             return ProducerThread(self._settings.producer(), asyncio.get_running_loop())
         except KafkaException as exc:
-            raise InvalidOptionError(
-                f"librdkafka refuses one of the properties "
-                f"{', '.join(sorted(self._settings.properties))}: {code_name(exc.args[0])}",
-                option="properties",
-            ) from None
+            raise refused(self._settings.properties, exc.args[0]) from None
 
     async def __aexit__(
         self,

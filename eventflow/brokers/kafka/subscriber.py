@@ -7,7 +7,10 @@ import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from confluent_kafka import KafkaException
+
 from eventflow.brokers.kafka._deliveries import KafkaDeliveries
+from eventflow.brokers.kafka._errors import refused
 from eventflow.brokers.kafka._feed import Feed
 from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broadcast, Deliveries
@@ -92,20 +95,12 @@ class KafkaSubscriber:
         broker = self._broker
         broker.check_open()
         await broker.look_up(topic)
-        is_broadcast = isinstance(self._group, Broadcast)
-        group = f"eventflow-{uuid.uuid4().hex}" if is_broadcast else str(self._group)
+        is_alone = isinstance(self._group, Broadcast)
+        group = f"eventflow-{uuid.uuid4().hex}" if is_alone else str(self._group)
         place = (group, topic)
         feed = broker.feeds.get(place)
         if feed is None or feed.is_ended or feed.error is not None:
-            feed = broker.feeds[place] = Feed(
-                broker.settings.consumer(group),
-                topic=topic,
-                group=group,
-                is_broadcast=is_broadcast,
-                is_eager=broker.settings.is_eager,
-                revoke_timeout=broker.settings.revoke_timeout,
-                features=self._features,
-            )
+            feed = broker.feeds[place] = self._feed(topic, group)
         deliveries = KafkaDeliveries(feed, max_in_flight=bound)
         try:
             await feed.join()
@@ -116,3 +111,18 @@ class KafkaSubscriber:
                 if broker.feeds.get(place) is feed:
                     del broker.feeds[place]
                 await asyncio.shield(broker.ends(feed.end()))
+
+    def _feed(self, topic: str, group: str) -> Feed:
+        settings = self._broker.settings
+        try:
+            return Feed(
+                settings.consumer(group),
+                topic=topic,
+                group=group,
+                is_broadcast=isinstance(self._group, Broadcast),
+                is_eager=settings.is_eager,
+                revoke_timeout=settings.revoke_timeout,
+                features=self._features,
+            )
+        except KafkaException as exc:
+            raise refused(settings.properties, exc.args[0]) from None

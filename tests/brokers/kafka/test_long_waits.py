@@ -145,3 +145,31 @@ async def test_a_broker_that_stands_still(kafka: Kafka, topic: str) -> None:
             await until(lambda: len(seen) == 400, "all have come", within=60)
         await reading
         assert await broker.subscriber(group="frozen").lag(topic) == 0
+
+
+async def test_leaving_while_the_broker_stands_still(
+    kafka: Kafka, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A subscription, then the broker: within 5 s each; what was not told comes again."""
+    async with broker_at(kafka.address) as broker:
+        await broker.publisher().publish(topic, *(Message(b"x") for _ in range(10)))
+        subscription = broker.subscriber(group="hangs").subscribe(topic)
+        held = await take(await subscription.__aenter__(), 10)
+        kafka.freeze()
+        try:
+            assert held[0].ack()
+            began = time.monotonic()
+            await subscription.__aexit__(None, None, None)
+            assert time.monotonic() - began < 5
+            began = time.monotonic()
+            await broker.__aexit__(None, None, None)
+            assert time.monotonic() - began < 5
+        finally:
+            kafka.thaw()
+    assert held[0].error is not None
+    assert "consumer_abandoned" in caplog.text
+    async with (
+        broker_at(kafka.address) as broker,
+        broker.subscriber(group="hangs").subscribe(topic) as deliveries,
+    ):
+        assert {d.message.id for d in held[1:]} <= set(await handle(deliveries, 9))

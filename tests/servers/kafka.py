@@ -144,15 +144,25 @@ class Kafka(Server):
         """Create a topic, once; returns its name when it can be used."""
         if self._admin is None:
             self._admin = _library.AdminClient({"bootstrap.servers": self.address, "logger": log})
-        if name not in self._topics:
-            self._admin.create_topics([_library.NewTopic(name, partitions, 1)])[name].result(30)
-            self._topics.add(name)
-            # The node that answers may not know it yet.
-            deadline = time.monotonic() + 30
-            while self.partitions(name) != partitions:
-                if time.monotonic() > deadline:
-                    raise ServerError(f"{name} was created, and is not there:\n{self.tail()}")
-                time.sleep(0.005)
+        deadline = time.monotonic() + 30
+        while name not in self._topics:
+            try:
+                self._admin.create_topics([_library.NewTopic(name, partitions, 1)])[name].result(30)
+            except confluent_kafka.KafkaException as exc:
+                # One that stood still is fenced for a moment, and keeps no replica.
+                if (
+                    exc.args[0].code() != confluent_kafka.KafkaError.INVALID_REPLICATION_FACTOR
+                    or time.monotonic() > deadline
+                ):
+                    raise
+                time.sleep(0.05)
+            else:
+                self._topics.add(name)
+        # The node that answers may not know it yet.
+        while self.partitions(name) != partitions:
+            if time.monotonic() > deadline:
+                raise ServerError(f"{name} was created, and is not there:\n{self.tail()}")
+            time.sleep(0.005)
         return name
 
     def add_partitions(self, name: str, total: int) -> None:
@@ -162,6 +172,10 @@ class Kafka(Server):
     def partitions(self, name: str) -> int:
         """How many partitions a topic has."""
         return len(self._admin.list_topics(name, timeout=10).topics[name].partitions)
+
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+        return sorted(self._admin.list_topics(timeout=10).topics)
 
     def warm_up(self) -> None:
         """Have it make what it makes on first use, which takes seconds."""

@@ -8,25 +8,25 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 
 from eventflow.brokers.kafka._errors import may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("in_thread",)
+__all__ = ("SLICE_S", "in_thread")
 
 SLICE_S = 0.5
-"""Seconds of one call: as long as a thread may stay after nobody waits for it."""
 
 
-async def in_thread(call: Callable[[float], Any], *, within: float) -> Any:
+async def in_thread(call: Callable[[float], Any], *, within: float, slices: float = SLICE_S) -> Any:
     """Repeat a blocking call until it does not time out.
 
     Args:
         call: Takes the seconds that it may last.
         within: Seconds until the last error is raised.
+        slices: Seconds of one call: as long as its thread may stay after nobody waits for it.
 
     Raises:
         KafkaException: What the call raised that is not a matter of time, or its last time-out.
@@ -41,11 +41,9 @@ async def in_thread(call: Callable[[float], Any], *, within: float) -> Any:
             result: Any = None
             error: Exception | None = None
             try:
-                result = call(min(SLICE_S, max(until - time.monotonic(), 0.01)))
+                result = call(min(slices, max(until - time.monotonic(), 0.01)))
             except Exception as exc:  # noqa: BLE001 - carried to the caller, whatever it is
                 error = exc
-                if isinstance(exc, TimeoutError):
-                    error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
                 if _passes(error) and time.monotonic() < until:
                     left.wait(0.02)
                     continue

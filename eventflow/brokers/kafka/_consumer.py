@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -20,15 +21,17 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from eventflow.brokers.kafka._errors import may_pass
 from eventflow.brokers.kafka._progress import from_text
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from eventflow.brokers.kafka._progress import Ranges
+    from eventflow.brokers.kafka._feed import Feed
+    from eventflow.brokers.kafka._partition import Commit
 
-__all__ = ("MOST_READY", "ConsumerThread", "Sink")
+__all__ = ("MOST_READY", "ConsumerThread")
 
 BATCH = 500
 POLL_S = 0.03
@@ -51,44 +54,37 @@ LOOK_S = 10.0
 LAST_COMMIT_S = 2.0
 
 
-class Sink(Protocol):
-    """Who gets what the thread learns; called on the event loop, but for `revoking`."""
+class _Answer:
+    """What the event loop says to a question of the thread; one of them may give up waiting."""
 
-    def came(self, records: Sequence[Any]) -> None:
-        """Records of partitions that are ours, in order."""
-        ...
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given = threading.Event()
+        self._commit: Commit | None = None
+        self._is_late = False
 
-    def joined(self) -> None:
-        """What is published from now on will come."""
-        ...
+    def give(self, commit: Commit) -> bool:
+        """Answer. Whether anybody has waited for it."""
+        with self._lock:
+            if not self._is_late:
+                self._commit = commit
+                self._given.set()
+            return not self._is_late
 
-    def assigned(self, partitions: Mapping[int, Ranges]) -> None:
-        """Partitions are ours from now on."""
-        ...
+    def wait(self, seconds: float) -> Commit:
+        """Wait for the answer; an empty one if none comes."""
+        self._given.wait(seconds)
+        with self._lock:
+            self._is_late = True
+            return self._commit or {}
 
-    def revoke(self, numbers: Sequence[int], done: Callable[[Sequence[Any]], None]) -> None:
-        """Partitions are going to be taken away: call ``done`` with what is to be committed."""
-        ...
 
-    def give_up(self, numbers: Sequence[int]) -> list[Any]:
-        """Time is over: return what is to be committed of partitions being taken away."""
-        ...
+class _UnderWay:
+    """A commit that the broker was asked for, and those of its places that it refused."""
 
-    def revoked(self, numbers: Sequence[int], is_committed: bool) -> None:
-        """Partitions are not ours any more."""
-        ...
-
-    def committed(self, problem: KafkaError | None) -> None:
-        """The commit that was under way has ended."""
-        ...
-
-    def failed(self, error: KafkaError) -> None:
-        """Nothing will come any more."""
-        ...
-
-    def ended(self, is_committed: bool) -> None:
-        """The consumer is closed; whether the last commit was taken."""
-        ...
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
+        self.refused: dict[int, KafkaError] = {}
 
 
 class ConsumerThread:
@@ -99,7 +95,7 @@ class ConsumerThread:
         config: Mapping[str, Any],
         *,
         topic: str,
-        sink: Sink,
+        feed: Feed,
         loop: asyncio.AbstractEventLoop,
         is_broadcast: bool,
         is_eager: bool,
@@ -107,7 +103,7 @@ class ConsumerThread:
     ) -> None:
         self._used = self._used_bytes = 0  # counted on the event loop, as `_came` is in the thread
         self._topic = topic
-        self._sink = sink
+        self._feed = feed
         self._loop = loop
         self._is_broadcast = is_broadcast
         self._is_eager = is_eager
@@ -115,10 +111,11 @@ class ConsumerThread:
         self._came = self._came_bytes = 0
         self._room = threading.Event()
         self._is_ending = False
-        self._last: list[TopicPartition] = []
-        self._last_committed: bool | None = None
-        self._wanted: list[TopicPartition] | None = None
-        self._begun = self._heard = 0
+        self._owned: set[int] = set()
+        self._wanted: deque[Commit] = deque()
+        self._last: Commit | None = None
+        self._under_way: list[_UnderWay] = []
+        self._refused: _UnderWay | None = None
         self._consumer = Consumer({**config, "on_commit": self._on_commit})
         self._thread = threading.Thread(
             target=self._run, name=f"eventflow:kafka-{topic}", daemon=True
@@ -136,21 +133,16 @@ class ConsumerThread:
         self._used_bytes += size
         self._room.set()
 
-    def commit(self, offsets: Sequence[TopicPartition]) -> None:
-        """Begin a commit, within `POLL_S`; ``committed`` of the sink tells its end."""
-        self._wanted = list(offsets)
+    def commit(self, commit: Commit) -> None:
+        """Begin a commit, within `POLL_S`; ``committed`` of the feed tells its end."""
+        self._wanted.append(commit)
         self._room.set()
 
-    def end(self, offsets: Sequence[TopicPartition]) -> None:
-        """Commit for the last time, leave the group, and end; ``ended`` of the sink follows."""
-        self._last = list(offsets)
+    def end(self, commit: Commit) -> None:
+        """Commit for the last time, leave the group, and end; ``ended`` of the feed follows."""
+        self._last = commit
         self._is_ending = True
         self._room.set()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still runs."""
-        return self._thread.is_alive()
 
     # In the thread
 
@@ -161,8 +153,7 @@ class ConsumerThread:
             self._is_ending = True
 
     def _run(self) -> None:
-        consumer = self._consumer
-        is_committed = True
+        consumer, given_up = self._consumer, False
         try:
             if self._is_broadcast:
                 self._take_all()
@@ -173,7 +164,7 @@ class ConsumerThread:
                     on_revoke=self._on_revoke,
                     on_lost=self._on_lost,
                 )
-            self._tell(self._sink.joined)
+            self._tell(self._feed.joined)
             looked = time.monotonic()
             while not self._is_ending:
                 self._wait_for_room()
@@ -184,23 +175,29 @@ class ConsumerThread:
                 if self._is_broadcast and time.monotonic() - looked > LOOK_S:
                     self._take_new()
                     looked = time.monotonic()
-            is_committed = self._commit_last()
-        except KafkaException as exc:
-            self._tell(self._sink.failed, exc.args[0])
-            is_committed = False
+            self._commit_last()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the subscription ends by it
+            given_up = isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL
+            self._tell(self._feed.failed, exc)
         finally:
             self._is_ending = True
-            consumer.close()
-            self._tell(self._sink.ended, is_committed)
+            if given_up:
+                # librdkafka 2.16 never ends the close of a consumer that had partitions then; the
+                # thread is left to it.
+                self._tell(self._feed.abandon)
+            try:
+                consumer.close()
+            finally:
+                self._tell(self._feed.ended)
 
     def _take_all(self) -> None:
         """Take every partition, from its end on."""
         consumer, start = self._consumer, list[TopicPartition]()
         for number in self._numbers(LOOK_S):
             place = TopicPartition(self._topic, number)
-            _, place.offset = consumer.get_watermark_offsets(place, timeout=LOOK_S)
+            _, place.offset = self._asked(consumer.get_watermark_offsets, place)
             start.append(place)
-        self._tell(self._sink.assigned, {place.partition: () for place in start})
+        self._tell(self._feed.assigned, {place.partition: () for place in start})
         consumer.assign(start)
 
     def _take_new(self) -> None:
@@ -211,7 +208,7 @@ class ConsumerThread:
         except KafkaException:  # the broker is away: at the next look, then
             return
         if new:
-            self._tell(self._sink.assigned, dict.fromkeys(new, ()))
+            self._tell(self._feed.assigned, dict.fromkeys(new, ()))
             self._consumer.incremental_assign(
                 [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in new]
             )
@@ -221,6 +218,17 @@ class ConsumerThread:
         if found.error is not None:
             raise KafkaException(found.error)
         return [*found.partitions]
+
+    def _asked(self, question: Callable[..., Any], *args: Any) -> Any:
+        """Ask the cluster, again where it does not know yet: a new topic has no leader at first."""
+        until = time.monotonic() + LOOK_S
+        while True:
+            try:
+                return question(*args, timeout=LOOK_S)
+            except KafkaException as exc:
+                if not may_pass(exc.args[0]) or time.monotonic() > until or self._is_ending:
+                    raise
+                time.sleep(HEAR_S)
 
     def _take(self, first: Any) -> None:
         """Hand a record on, with those that are there already."""
@@ -232,7 +240,7 @@ class ConsumerThread:
         if found:
             self._came += len(found)
             self._came_bytes += sum(map(len, found))
-            self._tell(self._sink.came, found)
+            self._tell(self._feed.came, found)
 
     def _is_record(self, record: Any) -> bool:
         """Whether it is one, and not an error, which is reported."""
@@ -240,8 +248,7 @@ class ConsumerThread:
         if error is None:
             return True
         if error.fatal() or error.code() in LASTING:
-            self._tell(self._sink.failed, error)
-            self._is_ending = True
+            raise KafkaException(error)
         return False
 
     def _has_room(self) -> bool:
@@ -262,9 +269,8 @@ class ConsumerThread:
             self._commit()
             self._room.clear()
             if not (self._has_room() or self._wanted or self._is_ending):
-                is_heard = self._heard >= self._begun
-                self._room.wait(left if is_heard else min(left, HEAR_S))
-                if not is_heard:
+                self._room.wait(min(left, HEAR_S) if self._under_way else left)
+                if self._under_way:
                     self._hand_on([self._consumer.poll(0)])
 
     def _stand_still(self) -> None:
@@ -279,45 +285,65 @@ class ConsumerThread:
             consumer.resume(consumer.assignment())
 
     def _commit(self) -> None:
-        """Begin the commit that the event loop asked for."""
-        wanted, self._wanted = self._wanted, None
-        if wanted is None:
-            return
-        self._begun += 1
-        try:
-            self._consumer.commit(offsets=wanted, asynchronous=True)
-        except KafkaException as exc:
-            self._heard += 1
-            self._tell(self._sink.committed, exc.args[0])
+        """Begin the commits that the event loop asked for."""
+        while self._wanted:
+            self._begin(_UnderWay(commit := self._wanted.popleft()), commit)
 
-    def _commit_last(self) -> bool:
-        """Commit what is settled, again while the group is sharing anew; whether it was taken."""
+    def _begin(self, under_way: _UnderWay, numbers: Iterable[int]) -> None:
+        places = [under_way.commit[number].place for number in numbers]
+        if not places:
+            return
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except KafkaException as exc:
+            refused = dict.fromkeys(numbers, exc.args[0])
+            self._tell(self._feed.committed, under_way.commit, refused)
+        else:
+            self._under_way.append(under_way)
+
+    def _begin_last(self) -> None:
+        last, self._last = self._last, None
+        if last:
+            self._begin(_UnderWay(last), last)
+
+    def _commit_last(self) -> None:
+        """Commit what is settled, again while the group is sharing anew."""
+        self._commit()
+        self._begin_last()
         until = time.monotonic() + LAST_COMMIT_S
-        while offsets := self._last:
-            self._last_committed = None
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-            while self._last_committed is None:
-                if time.monotonic() > until:
-                    return False
-                self._consumer.poll(0.01)  # calls `_on_commit`, or `_on_revoke`
-            if self._last_committed:
-                return True
-            self._consumer.poll(0.05)
-        return True
+        while (self._under_way or self._refused) and time.monotonic() < until:
+            self._consumer.poll(0.01)  # calls `_on_commit`, or `_on_revoke`
+            refused, self._refused = self._refused, None
+            if refused is not None:
+                time.sleep(0.02)
+                again = refused.refused.keys() & self._owned
+                refused.refused = {n: e for n, e in refused.refused.items() if n not in again}
+                if again:
+                    self._begin(refused, again)
+                else:
+                    self._tell(self._feed.committed, refused.commit, refused.refused)
 
     # What the library calls, in the thread
 
     def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
-        problem = error or next((p.error for p in partitions if p.error is not None), None)
-        self._heard += 1
-        if self._heard > self._begun:  # the last one, which the thread itself has begun
-            self._last_committed = problem is None
-        self._tell(self._sink.committed, problem)
+        told = {p.partition: p for p in partitions}
+        for under_way in self._under_way:
+            offsets = {n: part.place.offset for n, part in under_way.commit.items()}
+            if all(offsets.get(n) == p.offset for n, p in told.items()):
+                break
+        else:
+            return
+        self._under_way.remove(under_way)
+        under_way.refused |= {n: e for n, p in told.items() if (e := error or p.error) is not None}
+        if self._is_ending and under_way.refused and self._refused is None:
+            self._refused = under_way  # `_commit_last` asks again
+        else:
+            self._tell(self._feed.committed, under_way.commit, under_way.refused)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._is_ending:
             return
-        known = {p.partition: p for p in consumer.committed(partitions, timeout=LOOK_S)}
+        known = {p.partition: p for p in self._asked(consumer.committed, partitions)}
         found = [known.get(p.partition, p) for p in partitions]
         if any(p.error is not None for p in found):
             raise KafkaException(next(p.error for p in found if p.error is not None))
@@ -325,7 +351,8 @@ class ConsumerThread:
             p.partition: () if p.offset == OFFSET_INVALID else from_text(p.metadata, p.offset)
             for p in found
         }
-        self._tell(self._sink.assigned, progress)
+        self._owned |= progress.keys()
+        self._tell(self._feed.assigned, progress)
         start = [TopicPartition(p.topic, p.partition, p.offset) for p in found]
         if self._is_eager:
             consumer.assign(start)
@@ -334,49 +361,27 @@ class ConsumerThread:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         numbers = {p.partition for p in partitions}
-        offsets = self._settled(numbers)
-        is_committed = offsets is not None
-        if offsets:
-            try:
-                consumer.commit(offsets=list(offsets), asynchronous=False)
-            except KafkaException:
-                is_committed = False
-        if self._is_ending:
-            # Of those that are left, `ended` tells; of these, if they were not committed, too.
-            if is_committed:
-                self._last = [p for p in self._last if p.partition not in numbers]
-        else:
-            self._tell(self._sink.revoked, [*numbers], is_committed)
-        if self._is_eager:
-            consumer.unassign()
-        else:
-            consumer.incremental_unassign(partitions)
-
-    def _settled(self, numbers: set[int]) -> Sequence[TopicPartition] | None:
-        """What is to be committed of partitions that go, once the loop has settled it."""
-        answered = threading.Event()
-        answer: list[Sequence[TopicPartition]] = []
-
-        def done(offsets: Sequence[TopicPartition]) -> None:
-            answer.append(offsets)
-            answered.set()
-
-        if not self._is_ending:
-            self._tell(self._sink.revoke, [*numbers], done)
-        until = time.monotonic() + self._revoke_timeout
-        while not self._is_ending and not answered.wait(POLL_S):
-            if time.monotonic() >= until:
-                self._tell(lambda: done(self._sink.give_up([*numbers])))
-                answered.wait(1.0)  # a loop that is blocked says nothing
-                break
-        if self._is_ending:
-            return [p for p in self._last if p.partition in numbers]
-        return answer[0] if answer else None
+        answer = _Answer()
+        self._tell(self._feed.revoke, numbers, answer.give)
+        # The loop has its own clock for this; one that is blocked says nothing.
+        settled = answer.wait(self._revoke_timeout + 1.0)
+        # The library sends these before it joins the group again, so that whoever gets the
+        # partitions finds them; it does not have to be waited for.
+        self._commit()
+        self._begin(_UnderWay(settled), settled)
+        self._begin_last()
+        self._go(consumer, numbers, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if self._is_ending:
-            return
-        self._tell(self._sink.revoked, [p.partition for p in partitions], False)
+        while self._wanted:
+            commit = self._wanted.popleft()
+            lost = KafkaError(KafkaError.ILLEGAL_GENERATION)
+            self._tell(self._feed.committed, commit, dict.fromkeys(commit, lost))
+        self._go(consumer, {p.partition for p in partitions}, partitions)
+
+    def _go(self, consumer: Consumer, numbers: set[int], partitions: list[TopicPartition]) -> None:
+        self._owned -= numbers
+        self._tell(self._feed.revoked, numbers)
         if self._is_eager:
             consumer.unassign()
         else:
@@ -385,6 +390,7 @@ class ConsumerThread:
 
 LASTING = frozenset(
     {
+        KafkaError._FATAL,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from eventflow.errors import (
     BrokerConnectionError,
@@ -33,8 +33,6 @@ NOT_FOUND = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOP
 NOT_STORED = frozenset(
     {
         *NOT_FOUND,
-        KafkaError._PURGE_QUEUE,
-        KafkaError._QUEUE_FULL,
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
@@ -43,7 +41,9 @@ NOT_STORED = frozenset(
         KafkaError.TOPIC_EXCEPTION,
     }
 )
-"""Errors of a record after which it is certainly not in its topic; after others it may be."""
+"""Errors of a record after which it is certainly not in its topic; after others it may be.
+
+Also after ``_PURGE_QUEUE``: what was sent once and not answered waits in that queue again."""
 
 FOREVER = frozenset(
     {
@@ -65,6 +65,8 @@ PASSING = frozenset(
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
 
@@ -88,14 +90,15 @@ def not_found(topic: str) -> TopicNotFoundError:
     )
 
 
-def broken(error: KafkaError, topic: str) -> BrokerError:
+def broken(error: Exception, topic: str) -> BrokerError:
     """The error of a subscription that receives nothing more."""
-    if error.code() in NOT_FOUND:
+    if not isinstance(error, KafkaException):
+        return BrokerConnectionError(f"the subscription to {topic!r} ended: {error!r}")
+    reason = error.args[0]
+    if reason.code() in NOT_FOUND:
         return not_found(topic)
-    text = f"the subscription to {topic!r} ended: {code_name(error)}"
-    if error.code() in FOREVER:
-        return BrokerError(text)
-    return BrokerConnectionError(text)
+    text = f"the subscription to {topic!r} ended: {code_name(reason)}"
+    return BrokerError(text) if reason.code() in FOREVER else BrokerConnectionError(text)
 
 
 def unreachable(hosts: Iterable[str], seconds: float, error: KafkaError) -> BrokerConnectionError:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
-from confluent_kafka import TopicPartition
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventflow._log import EventLogger
 from eventflow.brokers.kafka._consumer import ConsumerThread
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
-    from eventflow.brokers.kafka._partition import KafkaDelivery
+    from eventflow.brokers.kafka._partition import Commit, KafkaDelivery
     from eventflow.brokers.kafka._progress import Ranges
     from eventflow.errors import BrokerError
     from eventflow.messaging import Features
@@ -32,8 +30,6 @@ FLUSH_S = 0.01
 FLUSH_AT = 500
 """Settlements that are committed at once."""
 RETRY_S = 0.2
-STUCK_S = 10.0
-"""Seconds after which a commit that nothing was heard of is given up, and done again."""
 END_S = 4.0
 """Seconds that leaving waits for the consumer's thread; a broker that hangs holds it up."""
 
@@ -75,12 +71,11 @@ class Feed:
         self._loop = loop = asyncio.get_running_loop()
         self._partitions: dict[int, Partition] = {}
         self._turn = 0
-        self._acked: list[KafkaDelivery] = []
-        self._flushing: list[KafkaDelivery] | None = None
-        self._flushed_at = 0.0
+        self._settled = 0
+        self._commits: dict[int, Commit] = {}  # under way, by identity
         self._timer: asyncio.TimerHandle | None = None
-        self._revoking: dict[Partition, _Revocation] = {}
-        self._leaving: dict[int, list[KafkaDelivery]] = {}
+        self._revocation: _Revocation | None = None
+        self._revoke_timeout = revoke_timeout
         self._is_closing = False
         self._abandoning: asyncio.TimerHandle | None = None
         self._joined = loop.create_future()
@@ -88,7 +83,7 @@ class Feed:
         self._thread = ConsumerThread(
             config,
             topic=topic,
-            sink=self,
+            feed=self,
             loop=loop,
             is_broadcast=is_broadcast,
             is_eager=is_eager,
@@ -125,7 +120,7 @@ class Feed:
             used_bytes += size
             if len(taken) > before:
                 partition.owner = member
-            if partition.is_dirty and self._timer is None:
+            if partition.is_dirty and self._timer is None and not self._commits:
                 self._arm(FLUSH_S)
             if len(taken) >= limit:
                 break
@@ -142,8 +137,7 @@ class Feed:
                 for delivery in partition.in_hands:
                     delivery.lost()
                     partition.put_back(delivery)
-                if partition.is_ending:
-                    self._ready_to_go(partition)
+        self._look_at_revocation()
         self.readers.wake_all()
 
     # Settling
@@ -154,69 +148,51 @@ class Feed:
         if delivery.state is _ACKED:
             partition.ack(delivery)
             if self._is_broadcast:
+                partition.acked.clear()
                 delivery.confirmed()
+            elif self._timer is None:
+                self._arm(FLUSH_S)
             else:
-                acked = self._acked
-                acked.append(delivery)
-                if self._timer is None:
-                    self._arm(FLUSH_S)
-                elif len(acked) == FLUSH_AT:
-                    self._flush_soon()
+                self._settled += 1
+                if self._settled == FLUSH_AT and not self._commits:
+                    self._timer.cancel()
+                    self._flush()
         else:
             partition.put_back(delivery)
             delivery.confirmed()  # nobody has to be told: it is open, as it was
             self.readers.wake_all()
-        if partition.owner is None and len(self.members) > 1:
-            self.readers.wake_all()
-        if partition.is_ending and partition.is_idle:
-            self._ready_to_go(partition)
+        if partition.owner is None:
+            if len(self.members) > 1:
+                self.readers.wake_all()
+            if partition.is_ending:
+                self._look_at_revocation()
 
     def _arm(self, seconds: float) -> None:
         if not self._is_broadcast and not self.is_ended:
             self._timer = self._loop.call_later(seconds, self._flush)
 
-    def _flush_soon(self) -> None:
-        if self._timer is not None and self._flushing is None:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(0, self._flush)
-
     def _flush(self) -> None:
-        """Commit what is settled; one commit after another."""
+        """Commit what is settled; one commit after another: `committed` goes on."""
         self._timer = None
-        if self.is_ended:
+        if self._commits or self.is_ended:
             return
-        if self._flushing is not None:
-            if self._loop.time() - self._flushed_at < STUCK_S:
-                return  # `committed` goes on
-            self._acked[:0] = self._flushing
-            for delivery in self._acked:
-                delivery.partition.is_dirty = True
-        offsets = self._offsets(p for p in self._partitions.values() if p.is_dirty)
-        if not offsets:
-            return
-        self._flushing, self._acked = self._acked, []
-        self._flushed_at = self._loop.time()
-        self._thread.commit(offsets)
+        self._settled = 0
+        mine = (p for p in self._partitions.values() if p.is_dirty and not p.is_ending)
+        if commit := self._commit(mine):
+            self._thread.commit(commit)
 
-    def _offsets(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
-        found: list[TopicPartition] = []
-        for partition in partitions:
-            commit = partition.commit()
-            if commit is not None:
-                offset, text = commit
-                found.append(TopicPartition(self._topic, partition.number, offset, metadata=text))
-        return found
-
-    def _again(self, seconds: float) -> None:
-        for delivery in self._acked:
-            delivery.partition.is_dirty = True
-        if self._timer is None:
-            self._arm(seconds)
+    def _commit(self, partitions: Iterable[Partition]) -> Commit:
+        """A commit of what is settled in some partitions; it is under way from now on."""
+        parts = ((p.number, p.commit()) for p in partitions)
+        commit = {number: part for number, part in parts if part is not None}
+        if commit:
+            self._commits[id(commit)] = commit
+        return commit
 
     # What the thread tells
 
     def came(self, records: Sequence[Any]) -> None:
-        """See `Sink`."""
+        """Records of partitions that are ours, in order."""
         partitions = self._partitions
         missed: list[Any] = []
         for record in records:
@@ -231,60 +207,54 @@ class Feed:
             self.readers.wake_all()
 
     def joined(self) -> None:
-        """See `Sink`."""
+        """What is published from now on will come."""
         if not self._joined.done():
             self._joined.set_result(None)
 
     def assigned(self, partitions: Mapping[int, Ranges]) -> None:
-        """See `Sink`."""
-        if again := self._partitions.keys() & partitions.keys():
-            self.revoked([*again], False)
+        """Partitions are ours from now on; of these, what is done beyond the commit."""
+        self.revoked(self._partitions.keys() & partitions.keys())
         for number, done in partitions.items():
             self._partitions[number] = Partition(self._topic, number, done)
 
-    def revoke(self, numbers: Sequence[int], done: Callable[[Sequence[Any]], None]) -> None:
-        """See `Sink`."""
+    def revoke(self, numbers: Iterable[int], give: Callable[[Commit], bool]) -> None:
+        """Partitions are going to be taken away: give what is to be committed of them.
+
+        Once nothing of them is in anybody's hands, or time is over.
+        """
         going = [self._partitions[n] for n in numbers if n in self._partitions]
-        revocation = _Revocation(going, done)
         for partition in going:
             partition.is_ending = True
-            self._revoking[partition] = revocation
-        if all(partition.is_idle for partition in going):
-            revocation.done(self.give_up(numbers))
+        if self._revocation is not None:
+            self._revocation.timer.cancel()  # of one that nobody waits for any more
+        timer = self._loop.call_later(self._revoke_timeout, self._give_up)
+        self._revocation = _Revocation(going, give, timer)
+        self._look_at_revocation()
 
-    def _ready_to_go(self, partition: Partition) -> None:
-        revocation = self._revoking.get(partition)
-        if revocation is not None and all(other.is_idle for other in revocation.partitions):
-            revocation.done(self.give_up([p.number for p in revocation.partitions]))
+    def _look_at_revocation(self) -> None:
+        revocation = self._revocation
+        if revocation and (self.is_ended or all(p.is_idle for p in revocation.partitions)):
+            self._give_up()
 
-    def give_up(self, numbers: Sequence[int]) -> list[Any]:
-        """See `Sink`."""
-        going = [self._partitions[n] for n in numbers if n in self._partitions]
-        for partition in going:
-            self._revoking.pop(partition, None)
-            mine = [d for d in self._acked if d.partition is partition]
-            self._leaving[partition.number] = mine
-            self._acked = [d for d in self._acked if d.partition is not partition]
-        return self._offsets(going)
+    def _give_up(self) -> None:
+        """Give what there is to be committed of partitions that are being taken away."""
+        revocation, self._revocation = self._revocation, None
+        if revocation is None:
+            return
+        revocation.timer.cancel()
+        commit = self._commit(p for p in revocation.partitions if p.is_dirty)
+        if not revocation.give(commit):
+            self.committed(commit, dict.fromkeys(commit, None))
 
-    def revoked(self, numbers: Sequence[int], is_committed: bool) -> None:
-        """See `Sink`."""
+    def revoked(self, numbers: Iterable[int]) -> None:
+        """Partitions are not ours any more."""
         for number in numbers:
             partition = self._partitions.pop(number, None)
-            for delivery in self._leaving.pop(number, ()):
-                delivery.confirmed() if is_committed else delivery.lost()
             if partition is None:
                 continue
-            self._revoking.pop(partition, None)
-            partition.is_lost = True
             self._thread.used(len(partition.ready), sum(map(len, partition.ready)))
-            late = [d for d in self._acked if d.partition is partition]
-            self._acked = [d for d in self._acked if d.partition is not partition]
-            for delivery in late:
-                delivery.lost()
-            given_up = partition.in_hands
+            given_up = partition.lose()
             for delivery in given_up:
-                delivery.lost()
                 delivery.member.in_flight -= 1
             if given_up:
                 log.warning(
@@ -296,53 +266,49 @@ class Feed:
                 )
         self.readers.wake_all()
 
-    def committed(self, problem: KafkaError | None) -> None:
-        """See `Sink`."""
-        flushed, self._flushing = self._flushing, None
-        if flushed is None:
-            return
-        if problem is None:
-            for delivery in flushed:
-                delivery.confirmed()
-            if self._acked and self._timer is None:
-                self._arm(FLUSH_S)
-            return
-        kept = [delivery for delivery in flushed if not delivery.partition.is_lost]
-        for delivery in flushed:
-            if delivery.partition.is_lost:
-                delivery.lost()
-        self._acked[:0] = kept
-        log.warning(
-            "eventflow.commit_failed",
-            topic=self._topic,
-            group=self._group,
-            reason=code_name(problem),
-            waiting=len(kept),
-        )
-        if not self.is_ended:
-            self._again(RETRY_S)
+    def committed(self, commit: Commit, refused: Mapping[int, KafkaError | None]) -> None:
+        """A commit has ended; of which partitions the broker did not take it, and why."""
+        if self._commits.pop(id(commit), None) is None:
+            return  # nobody waited for it any more
+        for number, (partition, _, deliveries) in commit.items():
+            if number not in refused:
+                for delivery in deliveries:
+                    delivery.confirmed()
+            elif partition.is_lost:
+                for delivery in deliveries:
+                    delivery.lost()
+            else:
+                partition.take_back(commit[number])
+        reasons = {code_name(error) for error in refused.values() if error is not None}
+        if reasons:
+            log.warning(
+                "eventflow.commit_failed",
+                topic=self._topic,
+                group=self._group,
+                reason=", ".join(sorted(reasons)),
+                partitions=sorted(refused),
+            )
+        if self._timer is None and any(p.is_dirty for p in self._partitions.values()):
+            self._arm(RETRY_S if refused else FLUSH_S)
 
-    def failed(self, error: KafkaError) -> None:
-        """See `Sink`."""
+    def failed(self, error: Exception) -> None:
+        """Nothing will come any more."""
         if self.error is None:
             self.error = broken(error, self._topic)
         self.joined()
         self.readers.wake_all()
 
-    def ended(self, is_committed: bool) -> None:
-        """See `Sink`."""
+    def ended(self) -> None:
+        """The consumer is closed, or was abandoned: what it has not told it will not tell."""
         if self._over.done():
-            return  # abandoned before
+            return
         self.is_ended = True
         if self._abandoning is not None:
             self._abandoning.cancel()
-        for delivery in (*(self._flushing or ()), *self._acked):
-            delivery.confirmed() if is_committed else delivery.lost()
-        self._flushing, self._acked = None, []
         for partition in self._partitions.values():
-            partition.is_lost = True
-            for delivery in partition.in_hands:
-                delivery.lost()
+            partition.lose()
+        for commit in [*self._commits.values()]:
+            self.committed(commit, dict.fromkeys(commit, None))
         self._over.set_result(None)
         self.joined()
         self.readers.wake_all()
@@ -354,7 +320,7 @@ class Feed:
 
         Returns:
             What is done then. Bounded: where the broker hangs, the thread is left behind, and ends
-            by itself.
+            when that answers again. Nothing new is made meanwhile: a subscription asks it first.
         """
         if not self._is_closing:
             self._is_closing = self.is_ended = True
@@ -363,23 +329,23 @@ class Feed:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            known = {delivery.partition for delivery in self._flushing or ()}
-            going = [p for p in self._partitions.values() if p.is_dirty or p in known]
-            self._thread.end([] if self._is_broadcast else self._offsets(going))
+            self._look_at_revocation()
+            dirty = (p for p in self._partitions.values() if p.is_dirty)
+            self._thread.end({} if self._is_broadcast else self._commit(dirty))
             if not self._over.done():
-                self._abandoning = self._loop.call_later(END_S, self._abandon)
+                self._abandoning = self._loop.call_later(END_S, self.abandon)
         return self._over
 
-    def _abandon(self) -> None:
-        log.warning("eventflow.consumer_abandoned", topic=self._topic, group=self._group)
-        self.ended(False)
+    def abandon(self) -> None:
+        """Go on without the thread, which is not done, and may never be."""
+        if not self._over.done():
+            log.warning("eventflow.consumer_abandoned", topic=self._topic, group=self._group)
+            self.ended()
 
 
-class _Revocation:
-    """Partitions that are being taken away together, and who waits for that."""
+class _Revocation(NamedTuple):
+    """Partitions that are being taken away together, and whom to give the commit of them."""
 
-    __slots__ = ("done", "partitions")
-
-    def __init__(self, partitions: list[Partition], done: Callable[[Sequence[Any]], None]) -> None:
-        self.partitions = partitions
-        self.done = done
+    partitions: list[Partition]
+    give: Callable[[Commit], bool]
+    timer: asyncio.TimerHandle

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from confluent_kafka import TopicPartition
 
 from eventflow.brokers.kafka._progress import done_beyond, to_text
 from eventflow.brokers.kafka._wire import message_of, native
@@ -13,9 +15,10 @@ from eventflow.messaging import Delivery, SettlementState
 if TYPE_CHECKING:
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
     from eventflow.brokers.kafka._progress import Ranges
-    from eventflow.messaging import NativeHeaders, Settler
+    from eventflow.brokers.kafka._wire import RawHeaders
+    from eventflow.messaging import Message, NativeHeaders, Settler
 
-__all__ = ("KafkaDelivery", "Partition", "Record")
+__all__ = ("Commit", "KafkaDelivery", "Part", "Partition", "Record")
 
 _PENDING = SettlementState.PENDING
 
@@ -42,16 +45,22 @@ class KafkaDelivery(Delivery):
 
     __slots__ = ("_raw", "_time", "offset", "partition")
 
-    def __init__(self, record: Record, offset: int, partition: Partition, settler: Settler) -> None:
+    def __init__(
+        self,
+        message: Message,
+        raw: RawHeaders | None,
+        time: int,
+        offset: int,
+        partition: Partition,
+        settler: Settler,
+    ) -> None:
         # What the base does, whose arguments by keyword would take as long as all of this.
-        key = record.key()
-        raw = record.headers()
-        self.message = self.original = message = message_of(record.value(), key, raw)
+        self.message = self.original = message
         self.topic = partition.topic
         self.offset = offset
         self.partition = partition
         self._raw = raw
-        self._time = record.timestamp()[1]
+        self._time = time
         self._settler = settler
         self.deliveries = None
         self.failures = 0
@@ -85,23 +94,21 @@ class KafkaDelivery(Delivery):
 
     def again(self, settler: Settler) -> KafkaDelivery:
         """The one that comes in its place."""
-        other = KafkaDelivery.__new__(KafkaDelivery)
-        other.message = other.original = self.original
-        other.topic = self.topic
-        other.offset = self.offset
-        other.partition = self.partition
-        other._raw = self._raw
-        other._time = self._time
-        other._settler = settler
-        other.deliveries = None
-        other.failures = self.failures
-        other.lane = self.lane
-        other.event = None
-        other.state = _PENDING
-        other.is_confirmed = False
-        other.error = None
-        other._watcher = None
-        return other
+        return KafkaDelivery(
+            self.original, self._raw, self._time, self.offset, self.partition, settler
+        )
+
+
+class Part(NamedTuple):
+    """What one commit says of one partition, and the deliveries that it is the end of."""
+
+    partition: Partition
+    place: TopicPartition
+    deliveries: list[KafkaDelivery]
+
+
+Commit = dict[int, Part]
+"""A commit, by the numbers of its partitions."""
 
 
 class Partition:
@@ -110,6 +117,7 @@ class Partition:
     Attributes:
         topic: Its topic.
         number: Its number.
+        acked: What was acked and is in no commit yet.
         ready: Records that were fetched and not handed out, in order.
         owner: Who has some of it in its hands: until all of that is settled nobody else gets any,
             so that the partition's order holds.
@@ -124,6 +132,7 @@ class Partition:
         "_done",
         "_held",
         "_position",
+        "acked",
         "is_dirty",
         "is_ending",
         "is_lost",
@@ -137,6 +146,7 @@ class Partition:
     def __init__(self, topic: str, number: int, done: Ranges = ()) -> None:
         self.topic = topic
         self.number = number
+        self.acked: list[KafkaDelivery] = []
         self.ready: deque[Any] = deque()
         self.owner: object | None = None
         self.out = 0
@@ -183,7 +193,11 @@ class Partition:
             if self._done and self._was_done(offset):
                 self.is_dirty = True
                 continue
-            delivery = held[offset] = KafkaDelivery(record, offset, self, settler)
+            raw = record.headers()
+            message = message_of(record.value(), record.key(), raw)
+            delivery = held[offset] = KafkaDelivery(
+                message, raw, record.timestamp()[1], offset, self, settler
+            )
             taken.append(delivery)
             room -= 1
         self.out += len(taken) - before
@@ -198,6 +212,7 @@ class Partition:
     def ack(self, delivery: KafkaDelivery) -> None:
         """It is done."""
         del self._held[delivery.offset]
+        self.acked.append(delivery)
         self.is_dirty = True
         self.out -= 1
         if not self.out:
@@ -210,16 +225,34 @@ class Partition:
         if not self.out:
             self.owner = None
 
-    def commit(self) -> tuple[int, str] | None:
-        """The offset to commit, and its metadata; ``None`` while there is none."""
+    def commit(self) -> Part | None:
+        """What is to be committed, which is no news from now on; ``None`` while there is nothing.
+
+        The offset is the first that is not done.
+        """
         end = self._position
         if end is None:
             return None
-        self.is_dirty = False
         held = self._held
         first = next(iter(held), end)
-        if first == end and not self._done:
-            return end, ""
-        # What was done before, and was not fetched again yet, is done still.
-        before = ((max(start, end), last) for start, last in self._done if last > end)
-        return first, to_text((*done_beyond(first, held, end), *before), first)
+        text = ""
+        if first != end or self._done:
+            # What was done before, and was not fetched again yet, is done still.
+            before = ((max(start, end), last) for start, last in self._done if last > end)
+            text = to_text((*done_beyond(first, held, end), *before), first)
+        acked, self.acked, self.is_dirty = self.acked, [], False
+        return Part(self, TopicPartition(self.topic, self.number, first, metadata=text), acked)
+
+    def take_back(self, part: Part) -> None:
+        """A commit was not taken: what was acked in it is for the next one."""
+        self.acked[:0] = part.deliveries
+        self.is_dirty = True
+
+    def lose(self) -> list[KafkaDelivery]:
+        """It is somebody else's now; returns what was in somebody's hands."""
+        self.is_lost = True
+        given_up = self.in_hands
+        for delivery in (*self.acked, *given_up):
+            delivery.lost()
+        self.acked = []
+        return given_up

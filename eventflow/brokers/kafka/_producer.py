@@ -6,7 +6,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from eventflow.lifecycle.waiters import Waiters
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
-    from confluent_kafka import KafkaError
-
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.messaging import Message
 
-__all__ = ("Call", "ProducerThread")
+__all__ = ("UNKNOWN", "Call", "ProducerThread")
 
 POLL_S = 0.1
 FLUSH_S = 2.0
 """Seconds that a close waits for what is on its way; the rest is refused."""
 PURGE_S = 1.0
+SWEEP_S = 0.5
+"""Seconds between two looks for calls whose time is over; the library looks once per second."""
+UNKNOWN = object()
 END_S = FLUSH_S + PURGE_S + 1.0
 
 
@@ -32,29 +33,48 @@ class Call:
     """One call of ``publish``: what was sent, and what became of it.
 
     Attributes:
-        ended: Done when the fate of every message is known.
-        errors: Of those that failed, by their place.
+        until: Loop time by which it has to end.
+        ended: Done when the fate of every message is known, or time is over.
+        verdicts: What became of each: ``None`` is stored, `UNKNOWN` may be.
         sent: How many were handed to the library.
+        has_failed: Whether any was not stored, or may not be.
     """
 
-    __slots__ = ("_left", "ended", "errors", "messages", "sent", "topic")
+    __slots__ = ("_left", "ended", "has_failed", "messages", "sent", "topic", "until", "verdicts")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, topic: str, messages: Sequence[Message]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        topic: str,
+        messages: Sequence[Message],
+        *,
+        until: float,
     ) -> None:
         self.topic = topic
         self.messages = messages
-        self.errors: dict[int, KafkaError] = {}
+        self.until = until
+        self.verdicts: list[KafkaError | object | None] = [UNKNOWN] * len(messages)
         self.sent = 0
+        self.has_failed = False
         self.ended: asyncio.Future[None] = loop.create_future()
         self._left = len(messages)
 
-    def reported(self, at: int, error: KafkaError | None) -> None:
-        """What became of one of them is known."""
+    def reported(self, at: int, error: KafkaError | None) -> bool:
+        """What became of one of them is known. Whether that was the last."""
+        self.verdicts[at] = error
         if error is not None:
-            self.errors[at] = error
+            self.has_failed = True
         self._left -= 1
-        if not self._left and not self.ended.done():
+        if self._left:
+            return False
+        if not self.ended.done():
+            self.ended.set_result(None)
+        return True
+
+    def expire(self) -> None:
+        """Nothing more will be heard, or not in time."""
+        self.has_failed = True
+        if not self.ended.done():
             self.ended.set_result(None)
 
 
@@ -74,7 +94,8 @@ class ProducerThread:
         self._is_ending = False
         self._abandoning: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] = loop.create_future()
-        self._most = int(config["queue.buffering.max.messages"])
+        self._calls: dict[Call, None] = {}  # that have not ended, oldest first
+        self._sweeper: asyncio.TimerHandle | None = None
         self._producer = Producer(dict(config))
         self._thread = threading.Thread(target=self._run, name="eventflow:kafka", daemon=True)
         self._thread.start()
@@ -94,18 +115,28 @@ class ProducerThread:
             BufferError: It has no room.
             KafkaException: It refuses the record.
         """
-        self._producer.produce(
-            call.topic,
-            value,
-            key,
-            headers=headers,
-            on_delivery=partial(self._heard, call, call.sent),
-        )
+        heard = partial(self._heard, call, call.sent)
+        try:
+            self._producer.produce(call.topic, value, key, headers=headers, on_delivery=heard)
+        except KafkaException as exc:
+            if exc.args[0].code() == KafkaError._FATAL:
+                self.is_broken = True
+            raise
         call.sent += 1
+        if call.sent == 1:
+            self._calls[call] = None
+            if self._sweeper is None:
+                self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
-    def has_room(self) -> bool:
-        """Whether the library takes records again."""
-        return len(self._producer) < self._most
+    def _sweep(self) -> None:
+        """End the calls whose time is over."""
+        self._sweeper = None
+        now = self._loop.time()
+        while self._calls and (oldest := next(iter(self._calls))).until <= now:
+            del self._calls[oldest]
+            oldest.expire()
+        if self._calls:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def look(self, topic: str | None, within: float) -> Any:
         """The cluster's metadata; blocks. Called in a thread.
@@ -123,7 +154,7 @@ class ProducerThread:
         Returns:
             What is done then; bounded.
         """
-        if not self._is_ending:
+        if not (self._is_ending or self._over.done()):
             self._is_ending = True
             self._abandoning = self._loop.call_later(END_S, self._ended)
         return self._over
@@ -134,16 +165,25 @@ class ProducerThread:
         self._outbox.append((call, at, error))
 
     def _run(self) -> None:
-        producer = self._producer
-        while not self._is_ending:
-            producer.poll(POLL_S)
+        producer, patience = self._producer, FLUSH_S
+        try:
+            while not self._is_ending:
+                producer.poll(POLL_S)
+                self._hand_over()
+        except KafkaException:
+            # It has given up for good: what it has not told yet comes with the purge.
+            patience = 0.0
+            self._tell(self._give_up)
+        try:
+            producer.flush(patience)
+            producer.purge()
+            producer.flush(PURGE_S)
+        except KafkaException:
+            pass  # the same one, again; whatever was not heard of is unknown
+        finally:
             self._hand_over()
-        producer.flush(FLUSH_S)
-        producer.purge()
-        producer.flush(PURGE_S)
-        self._hand_over()
-        producer.close()
-        self._tell(self._ended)
+            producer.close()
+            self._tell(self._ended)
 
     def _hand_over(self) -> None:
         if self._outbox:
@@ -158,17 +198,27 @@ class ProducerThread:
 
     # On the event loop again
 
+    def _give_up(self) -> None:
+        self.is_broken = True
+
     def _report(self, heard: list[tuple[Call, int, KafkaError | None]]) -> None:
         for call, at, error in heard:
-            call.reported(at, error)
+            if call.reported(at, error):
+                self._calls.pop(call, None)
             if error is not None and error.fatal():
                 self.is_broken = True
         if self.room:
             self.room.wake_all()
 
     def _ended(self) -> None:
-        if self._abandoning is not None:
-            self._abandoning.cancel()
+        """It is closed, or was abandoned: what it has not told it will not tell."""
+        for timer in (self._abandoning, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        self._sweeper = None
+        calls, self._calls = self._calls, {}
+        for call in calls:
+            call.expire()
         if not self._over.done():
             self._over.set_result(None)
         self.room.wake_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from eventflow._log import EventLogger
 from eventflow.errors import InvalidDsnError, InvalidOptionError, InvalidTopicError
@@ -28,7 +28,6 @@ MAX_QUEUED = 100_000
 HEADROOM = 48_588
 """What a record may have beside its payload, within Kafka's default of 1,048,588 bytes a batch."""
 
-STARTS = ("earliest", "latest")
 ASSIGNORS = ("cooperative-sticky", "range", "roundrobin")
 PARTITIONERS = {
     "murmur2": "murmur2_random",
@@ -37,12 +36,14 @@ PARTITIONERS = {
 }
 OURS = {
     "acks": "a publish is confirmed by all replicas in sync",
-    "auto.offset.reset": "say start=",
+    "allow.auto.create.topics": "topics are created by ensure_topics()",
+    "auto.offset.reset": "a new group begins with the oldest message",
     "bootstrap.servers": "say it as the first argument",
     "delivery.timeout.ms": "say publish_timeout=",
     "enable.auto.commit": "offsets are committed when messages are acked",
     "enable.auto.offset.store": "offsets are committed when messages are acked",
     "enable.idempotence": "a publish is not repeated by the client library unseen",
+    "group.instance.id": "members of a group have no lasting names yet",
     "group.id": "say it as subscriber(group=…)",
     "message.max.bytes": "say max_payload_bytes=",
     "message.timeout.ms": "say publish_timeout=",
@@ -99,10 +100,13 @@ class Settings(NamedTuple):
     session_timeout: float = 10.0
     revoke_timeout: float = 10.0
     max_payload_bytes: int = 1_000_000
-    start: Literal["earliest", "latest"] = "earliest"
     assignor: str = "cooperative-sticky"
     partitioner: str = "murmur2"
     properties: Mapping[str, str | int | float | bool] = {}
+
+    def __repr__(self) -> str:
+        """Its hosts: the properties may have a password."""
+        return f"<Settings for {','.join(self.hosts)}>"
 
     @classmethod
     def read(cls, hosts: object, given: Mapping[str, Any]) -> Self | InvalidOptionError:
@@ -130,7 +134,6 @@ class Settings(NamedTuple):
         check_seconds("session_timeout", settings.session_timeout, least=1.0)
         check_seconds("revoke_timeout", settings.revoke_timeout)
         check_whole("max_payload_bytes", settings.max_payload_bytes)
-        _one_of("start", settings.start, STARTS)
         _one_of("assignor", settings.assignor, ASSIGNORS)
         _one_of("partitioner", settings.partitioner, tuple(PARTITIONERS))
         return settings._replace(properties=_properties(settings.properties))
@@ -160,10 +163,9 @@ class Settings(NamedTuple):
             "heartbeat.interval.ms": max(100, min(1_000, session // 3)),
             "queued.max.messages.kbytes": 16_384,
             "topic.metadata.refresh.interval.ms": 10_000,
-            "allow.auto.create.topics": False,
             **self._common(),
             "group.id": group,
-            "auto.offset.reset": self.start,
+            "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": False,
@@ -177,7 +179,12 @@ class Settings(NamedTuple):
         return self._common()
 
     def _common(self) -> dict[str, Any]:
-        return {**self.properties, "bootstrap.servers": ",".join(self.hosts), "logger": ClientLog()}
+        return {
+            **self.properties,
+            "allow.auto.create.topics": False,
+            "bootstrap.servers": ",".join(self.hosts),
+            "logger": ClientLog(),
+        }
 
 
 def _hosts(given: object) -> tuple[str, ...]:
@@ -228,7 +235,7 @@ _NUMBERS: dict[str, type[int | float]] = {
     "revoke_timeout": float,
     "max_payload_bytes": int,
 }
-_WORDS = {"start": STARTS, "assignor": ASSIGNORS, "partitioner": tuple(PARTITIONERS)}
+_WORDS = {"assignor": ASSIGNORS, "partitioner": tuple(PARTITIONERS)}
 _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,12}", re.ASCII)
 

@@ -36,11 +36,11 @@ def headers_of(message: Message) -> tuple[Headers, int]:
         InvalidMessageError: Its metadata or headers use the name that the id goes under.
     """
     headers: Headers = [*message.headers] if message.headers else []
-    size = sum(len(name) + len(value) + PER_HEADER for name, value in message.headers)
+    size = sum(len(name.encode()) + len(value) + PER_HEADER for name, value in message.headers)
     for name, text in ((ID, message.id), *message.metadata.items()):
         value = text.encode()
         headers.append((name, value))
-        size += len(name) + len(value) + PER_HEADER
+        size += len(name.encode()) + len(value) + PER_HEADER
     if ID in message.metadata or (message.headers and any(n == ID for n, _ in message.headers)):
         raise InvalidMessageError(
             f"{ID!r} is the name that the id of a message goes under; it can't be in its metadata"

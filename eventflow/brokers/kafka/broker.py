@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from confluent_kafka import KafkaException
 
-from eventflow.brokers.kafka._admin import Admin
-from eventflow.brokers.kafka._calls import in_thread
+from eventflow.brokers.kafka._admin import create_topics, lag_of
+from eventflow.brokers.kafka._calls import SLICE_S, in_thread
 from eventflow.brokers.kafka._errors import (
     NOT_FOUND,
     code_name,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ("KafkaBroker",)
 
+LAG_S = 2.0
+"""Seconds of one attempt at a lag, which has to connect first."""
+
 
 class KafkaBroker(Broker):
     """Apache Kafka, through librdkafka; needs the extra ``kafka``.
@@ -59,7 +62,6 @@ class KafkaBroker(Broker):
             being handled; what takes longer comes again there.
         max_payload_bytes: Largest payload. Topics whose ``max.message.bytes`` is smaller than
             this and 48,588 bytes more refuse what is too large for them.
-        start: Where a new group begins: ``"earliest"``, the default, or ``"latest"``.
         assignor: How a group shares its partitions: ``"cooperative-sticky"``, ``"range"`` (to
             share a group with Watermill) or ``"roundrobin"``.
         partitioner: Which partition a key belongs to: ``"murmur2"``, as Java clients have it,
@@ -97,7 +99,7 @@ class KafkaBroker(Broker):
             broadcast=True,
             order="key",
             persistent=True,
-            old_messages=self._settings.start == "earliest",
+            old_messages=True,
             headers=True,
             lag=True,
             max_payload_bytes=self._settings.max_payload_bytes,
@@ -106,7 +108,6 @@ class KafkaBroker(Broker):
         self.feeds: dict[tuple[str, str], Feed] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._producer: ProducerThread | None = None
-        self._admin: Admin | None = None
 
     @classmethod
     def from_dsn(cls, dsn: Dsn, **options: Any) -> Self:
@@ -151,17 +152,16 @@ class KafkaBroker(Broker):
             BrokerError: It is open already.
             InvalidOptionError: A property is unknown to librdkafka.
         """
-        if self.is_open:
+        if self._producer is not None:
             raise BrokerError(f"{self!r} is open already")
         await self._ends()
-        producer = self._new_producer()
+        producer = self._producer = self._new_producer()
         try:
-            await self._look(producer, None)
-        except BaseException:
+            await self._look(producer, None, self._settings.connect_timeout)
+        except BaseException:  # a cancellation too: nothing may stay
+            self._producer = None
             await asyncio.shield(self.ends(producer.end()))
             raise
-        self._producer = producer
-        self._admin = Admin(self._settings.admin())
         self.is_open = True
         return self
 
@@ -169,7 +169,9 @@ class KafkaBroker(Broker):
         try:
             return ProducerThread(self._settings.producer(), asyncio.get_running_loop())
         except KafkaException as exc:
-            raise refused(self._settings.properties, exc.args[0]) from None
+            error = exc.args[0]
+        # Outside of the block: the library's error has frames with the configuration.
+        raise refused(self._settings.properties, error)
 
     async def __aexit__(
         self,
@@ -182,9 +184,6 @@ class KafkaBroker(Broker):
         Bounded: after 2 s the publishes that were not confirmed are refused.
         """
         self.is_open = False
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
         self.topics.clear()
         while self.feeds:
             self.ends(self.feeds.popitem()[1].end())
@@ -214,8 +213,12 @@ class KafkaBroker(Broker):
             producer = self._producer = self._new_producer()
         return producer
 
-    async def look_up(self, topic: str) -> int:
+    async def look_up(self, topic: str, *, within: float | None = None) -> int:
         """How many partitions a topic has.
+
+        Args:
+            topic: Its name.
+            within: Seconds, if fewer than ``connect_timeout``, until the cluster has to say.
 
         Raises:
             InvalidTopicError: It is none, or Kafka takes no name as long.
@@ -223,7 +226,9 @@ class KafkaBroker(Broker):
             BrokerConnectionError: The cluster did not say.
         """
         check_topic(topic)
-        found = (await self._look(self.producer(), topic)).topics[topic]
+        longest = self._settings.connect_timeout
+        bound = longest if within is None else min(within, longest)
+        found = (await self._look(self.producer(), topic, bound)).topics[topic]
         if found.error is not None:
             if found.error.code() in NOT_FOUND:
                 raise not_found(topic)
@@ -232,11 +237,12 @@ class KafkaBroker(Broker):
         self.topics.add(topic)
         return len(found.partitions)
 
-    async def _look(self, producer: ProducerThread, topic: str | None) -> Any:
+    async def _look(self, producer: ProducerThread, topic: str | None, within: float) -> Any:
         try:
-            return await self._ask(lambda seconds: producer.look(topic, seconds))
+            return await self._ask(lambda seconds: producer.look(topic, seconds), within)
         except RuntimeError:
-            self.check_open()  # closed meanwhile
+            if self._producer is None:
+                self.check_open()  # closed meanwhile
             raise BrokerConnectionError("the client was closed while it was asked") from None
 
     async def lag(self, topic: str, group: str) -> int:
@@ -247,16 +253,12 @@ class KafkaBroker(Broker):
             BrokerConnectionError: The cluster did not say.
         """
         partitions = await self.look_up(topic)
-        admin = self._admin
-        assert admin is not None
-        early = self._settings.start == "earliest"
-        return int(
-            await self._ask(
-                lambda seconds: admin.lag(
-                    topic, group, partitions, starts_early=early, within=seconds
-                )
-            )
+        config = self._settings.consumer(group)
+        longest = self._settings.connect_timeout
+        lag = await self._ask(
+            lambda seconds: lag_of(config, topic, partitions, within=seconds), longest, LAG_S
         )
+        return int(lag)
 
     async def ensure_topics(
         self,
@@ -281,17 +283,20 @@ class KafkaBroker(Broker):
         self.check_open()
         for topic in topics:
             check_topic(topic)
-        admin = self._admin
-        if not topics or admin is None:
+        if not topics:
             return
+        config, longest = self._settings.admin(), self._settings.connect_timeout
         await self._ask(
-            lambda seconds: admin.create(
+            lambda seconds: create_topics(
+                config,
                 topics,
                 partitions=partitions,
                 replication_factor=replication_factor,
                 properties=properties,
                 within=seconds,
-            )
+            ),
+            longest,
+            longest,
         )
         # Others than the one who made it may not know it yet.
         for topic in topics:
@@ -309,10 +314,11 @@ class KafkaBroker(Broker):
             else:
                 return
 
-    async def _ask(self, call: Callable[[float], Any]) -> Any:
-        within = self._settings.connect_timeout
+    async def _ask(
+        self, call: Callable[[float], Any], within: float, slices: float = SLICE_S
+    ) -> Any:
         try:
-            return await in_thread(call, within=within)
+            return await in_thread(call, within=within, slices=slices)
         except KafkaException as exc:
             error = exc.args[0]
         # Outside of the block, so that ours does not keep the library's, with all its frames.

@@ -11,6 +11,7 @@ from eventflow.brokers.kafka._errors import NOT_FOUND, NOT_STORED, code_name
 from eventflow.brokers.kafka._producer import Call
 from eventflow.brokers.kafka._wire import headers_of, key_bytes
 from eventflow.errors import (
+    BrokerConnectionError,
     InvalidMessageError,
     MessageTooLargeError,
     PublishError,
@@ -20,7 +21,6 @@ from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL
 
 if TYPE_CHECKING:
-    from eventflow.brokers.kafka._producer import ProducerThread
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.brokers.kafka.broker import KafkaBroker
     from eventflow.messaging import Features
@@ -30,7 +30,9 @@ __all__ = ("KafkaPublisher",)
 MAX_EXTRAS = 32_768
 """Most bytes of key, id, metadata and headers together; what dead letters add fits beside them."""
 
-_TIMED_OUT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._PURGE_QUEUE})
+ROOM_S = 0.1
+
+_TIMED_OUT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT})
 
 
 class KafkaPublisher:
@@ -57,30 +59,44 @@ class KafkaPublisher:
             TopicNotFoundError: There is no such topic; nothing was sent.
         """
         broker = self._broker
-        producer = broker.producer()
+        broker.check_open()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout
         if topic not in broker.topics:
-            await broker.look_up(topic)
-            producer = broker.producer()
+            await self._find(topic, messages)
         if not messages:
             return
         extras = [self._checked(topic, message, messages) for message in messages]
-        loop = asyncio.get_running_loop()
-        call = Call(loop, topic, messages)
-        until = loop.time() + self._timeout
+        call = Call(loop, topic, messages, until=until)
+        producer = broker.producer()
         while call.sent < len(messages):
             key, headers = extras[call.sent]
             try:
                 producer.send(call, messages[call.sent].payload, key, headers)
             except BufferError:
-                await self._wait_for_room(producer, call, until)
+                if loop.time() >= until:
+                    raise self._no_room(call) from None
+                await producer.room.wait(min(until, loop.time() + ROOM_S))
             except KafkaException as exc:
                 raise self._refused(call, exc.args[0]) from None
-            except RuntimeError:
-                broker.check_open()  # closed under it
-                raise
+            except RuntimeError:  # closed under it
+                if not call.sent:
+                    broker.check_open()
+                raise self._cut(call) from None
         await call.ended
-        if call.errors:
+        if call.has_failed:
             raise self._error(call)
+
+    async def _find(self, topic: str, messages: tuple[Message, ...]) -> None:
+        try:
+            await self._broker.look_up(topic, within=self._timeout)
+        except BrokerConnectionError as exc:
+            raise PublishTimeoutError(
+                f"nothing was sent to {topic!r}: {exc}",
+                topic=topic,
+                waited_s=self._timeout,
+                not_stored=tuple(message.id for message in messages),
+            ) from None
 
     def _checked(
         self, topic: str, message: Message, messages: tuple[Message, ...]
@@ -112,74 +128,64 @@ class KafkaPublisher:
             not_stored=tuple(one.id for one in messages),
         )
 
-    async def _wait_for_room(self, producer: ProducerThread, call: Call, until: float) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await producer.room.wait(min(until, loop.time() + 1.0))
-            self._broker.check_open()
-            if producer.has_room():
-                return
-            if loop.time() >= until:
-                raise self._timed_out(call)
-
     def _refused(self, call: Call, error: KafkaError) -> PublishError:
         """The library did not take a record of a call: those before it are on their way."""
-        ids = [message.id for message in call.messages]
+        failed: PublishError
+        at = call.messages[call.sent]
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            return MessageTooLargeError(
-                f"message {ids[call.sent]!r} is larger than a record may be",
-                topic=call.topic,
-                message_id=ids[call.sent],
-                size=len(call.messages[call.sent].payload),
+            failed = MessageTooLargeError(
+                f"message {at.id!r} is larger than a record may be",
+                message_id=at.id,
+                size=len(at.payload),
                 limit=self._features.max_payload_bytes or 0,
-                not_stored=tuple(ids),
             )
-        return PublishError(
-            f"message {ids[call.sent]!r} was refused: {code_name(error)}",
-            topic=call.topic,
-            unknown=tuple(ids[: call.sent]),
-            not_stored=tuple(ids[call.sent :]),
+        else:
+            failed = PublishError(f"message {at.id!r} was refused: {code_name(error)}")
+        return _half_sent(failed, call)
+
+    def _no_room(self, call: Call) -> PublishError:
+        return _half_sent(
+            PublishTimeoutError(
+                f"there was no room for message {call.messages[call.sent].id!r} for "
+                f"{self._timeout:g} s: records are published faster than the broker takes them",
+                waited_s=self._timeout,
+            ),
+            call,
         )
 
-    def _timed_out(self, call: Call) -> PublishTimeoutError:
-        ids = tuple(message.id for message in call.messages)
-        return PublishTimeoutError(
-            f"there was no room for message {ids[call.sent]!r} for {self._timeout:g} s: records "
-            "are published faster than the broker takes them",
-            topic=call.topic,
-            waited_s=self._timeout,
-            unknown=ids[: call.sent],
-            not_stored=ids[call.sent :],
-        )
+    def _cut(self, call: Call) -> PublishError:
+        return _half_sent(PublishError("the broker was closed, or lost its connection"), call)
 
     def _error(self, call: Call) -> PublishError:
         """What became of a call of which something failed."""
-        stored: list[str] = []
-        not_stored: list[str] = []
-        unknown: list[str] = []
-        for at, message in enumerate(call.messages):
-            error = call.errors.get(at)
-            if error is None:
-                stored.append(message.id)
-            elif error.code() in NOT_STORED:
-                not_stored.append(message.id)
+        groups: dict[str, list[str]] = {"stored": [], "not_stored": [], "unknown": []}
+        reasons: set[str] = set()
+        is_late = False
+        for message, verdict in zip(call.messages, call.verdicts, strict=True):
+            if verdict is None:
+                groups["stored"].append(message.id)
+            elif not isinstance(verdict, KafkaError):
+                is_late = True
+                groups["unknown"].append(message.id)
             else:
-                unknown.append(message.id)
-        errors = list(call.errors.values())
-        if any(error.code() in NOT_FOUND for error in errors):
-            self._broker.topics.discard(call.topic)
-        said = ", ".join(sorted({code_name(error) for error in errors}))
+                code = verdict.code()
+                groups["not_stored" if code in NOT_STORED else "unknown"].append(message.id)
+                reasons.add(code_name(verdict))
+                is_late = is_late or code in _TIMED_OUT
+                if code in NOT_FOUND:
+                    self._broker.topics.discard(call.topic)
+        said = ", ".join(sorted(reasons)) or "no answer in time"
         text = (
-            f"{len(errors)} of {len(call.messages)} messages for {call.topic!r} were not "
-            f"confirmed: {said}"
+            f"{len(call.messages) - len(groups['stored'])} of {len(call.messages)} messages for "
+            f"{call.topic!r} were not confirmed: {said}"
         )
-        is_late = any(error.code() in _TIMED_OUT for error in errors) and self._broker.is_open
-        failed = (
-            PublishTimeoutError(text, waited_s=self._timeout) if is_late else PublishError(text)
-        )
+        failed = PublishError(text)
+        if is_late and self._broker.is_open:
+            failed = PublishTimeoutError(text, waited_s=self._timeout)
         failed.topic = call.topic
-        failed.stored, failed.not_stored = tuple(stored), tuple(not_stored)
-        failed.unknown = tuple(unknown)
+        failed.stored = tuple(groups["stored"])
+        failed.not_stored = tuple(groups["not_stored"])
+        failed.unknown = tuple(groups["unknown"])
         return failed
 
     async def prepare(self, topic: str) -> None:
@@ -191,3 +197,11 @@ class KafkaPublisher:
         """
         self._broker.check_open()
         await self._broker.look_up(topic)
+
+
+def _half_sent(failed: PublishError, call: Call) -> PublishError:
+    """An error of a call that was not sent to its end: what was sent may be stored."""
+    ids = tuple(message.id for message in call.messages)
+    failed.topic = call.topic
+    failed.unknown, failed.not_stored = ids[: call.sent], ids[call.sent :]
+    return failed

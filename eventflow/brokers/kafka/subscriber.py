@@ -125,4 +125,6 @@ class KafkaSubscriber:
                 features=self._features,
             )
         except KafkaException as exc:
-            raise refused(settings.properties, exc.args[0]) from None
+            error = exc.args[0]
+        # Outside of the block: the library's error has frames with the configuration.
+        raise refused(settings.properties, error)

@@ -14,21 +14,18 @@ from eventflow.messaging import connect
 
 def test_an_address_says_it_all() -> None:
     """Hosts with the usual port, options, and properties of the client library."""
-    broker = connect(
-        "kafka://one,two:19092?publish_timeout=5&start=latest&assignor=range&linger.ms=3"
-    )
+    broker = connect("kafka://one,two:19092?publish_timeout=5&assignor=range&linger.ms=3")
     assert isinstance(broker, KafkaBroker)
     settings = broker.settings
     assert settings.hosts == ("one:9092", "two:19092")
-    assert (settings.publish_timeout, settings.start, settings.is_eager) == (5.0, "latest", True)
+    assert (settings.publish_timeout, settings.is_eager) == (5.0, True)
     assert settings.producer()["linger.ms"] == "3"
     assert settings.producer()["acks"] == "all"
     assert settings.producer()["message.timeout.ms"] == 4_500
     consumer = settings.consumer("g")
     assert consumer["group.id"] == "g"
     assert consumer["enable.auto.commit"] is False
-    assert consumer["auto.offset.reset"] == "latest"
-    assert not broker.features.old_messages
+    assert consumer["auto.offset.reset"] == "earliest"
     assert repr(broker) == "<KafkaBroker one:9092,two:19092, closed>"
 
 
@@ -60,7 +57,7 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
     ("options", "named"),
     [
         ({"assignor": "best"}, "assignor"),
-        ({"start": "middle"}, "start"),
+        ({"start": "latest"}, "start"),
         ({"partitioner": "sha"}, "partitioner"),
         ({"publish_timeout": 0.5}, "publish_timeout"),
         ({"session_timeout": 0}, "session_timeout"),
@@ -69,6 +66,8 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
         ({"group": "g"}, "group"),
         ({"properties": {"enable.auto.commit": True}}, "properties"),
         ({"properties": {"group.id": "g"}}, "properties"),
+        ({"properties": {"group.instance.id": "i"}}, "properties"),
+        ({"properties": {"allow.auto.create.topics": True}}, "properties"),
         ({"properties": {"linger": 1}}, "properties"),
         ({"properties": {"linger.ms": None}}, "properties"),
     ],

@@ -180,6 +180,7 @@ class Settings(NamedTuple):
 
     def _common(self) -> dict[str, Any]:
         return {
+            "reconnect.backoff.max.ms": 1_000,
             **self.properties,
             "allow.auto.create.topics": False,
             "bootstrap.servers": ",".join(self.hosts),

@@ -172,4 +172,7 @@ async def test_leaving_while_the_broker_stands_still(
         broker_at(kafka.address) as broker,
         broker.subscriber(group="hangs").subscribe(topic) as deliveries,
     ):
-        assert {d.message.id for d in held[1:]} <= set(await handle(deliveries, 9))
+        # The ack may have got there after all.
+        missing = {d.message.id for d in held[1:]}
+        while missing:
+            missing -= set(await handle(deliveries, 1))

@@ -68,7 +68,8 @@ stress: ## the tests that repeat a race many times, with their full counts
 cover: ## branch coverage of eventflow/, which has to reach 95 %
 	@$(SETUP)
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@$(BIN)/coverage run -m pytest $(ARGS)
+	@# A signal in a process's first half second can leave that in a lock of the tracer's: its tests run without one.
+	@$(BIN)/coverage run -m pytest --deselect tests/fault/service/test_random_shutdowns.py $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage html --quiet
 	@$(BIN)/coverage report

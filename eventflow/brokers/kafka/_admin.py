@@ -37,7 +37,7 @@ def lag_of(config: Mapping[str, Any], topic: str, partitions: int, *, within: fl
             if place.offset < 0:
                 left += end - start
             else:
-                done = from_text(place.metadata, place.offset)
+                done = from_text(place.metadata, place.offset).done
                 left += max(end - place.offset, 0) - sum(last - first for first, last in done)
         return max(left, 0)
     finally:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
@@ -22,7 +22,7 @@ from confluent_kafka import (
 )
 
 from eventflow.brokers.kafka._errors import may_pass
-from eventflow.brokers.kafka._progress import from_text
+from eventflow.brokers.kafka._progress import NOTHING, from_text
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,7 +50,9 @@ STALL_S = 1.0
 
 Not at once: what it has fetched ahead is thrown away by a pause, and fetched again."""
 LOOK_S = 10.0
-"""Seconds until the committed offsets of a partition that comes have to be known."""
+"""Seconds until the ends of a topic have to be known, and between two looks for new partitions."""
+ASK_S = 1.0
+"""Seconds of one attempt at a question."""
 LAST_COMMIT_S = 2.0
 
 
@@ -115,7 +117,8 @@ class ConsumerThread:
         self._wanted: deque[Commit] = deque()
         self._last: Commit | None = None
         self._under_way: list[_UnderWay] = []
-        self._refused: _UnderWay | None = None
+        self._refused: list[_UnderWay] = []
+        self._newest: dict[int, Commit] = {}  # by partition: what was asked for last
         self._consumer = Consumer({**config, "on_commit": self._on_commit})
         self._thread = threading.Thread(
             target=self._run, name=f"eventflow:kafka-{topic}", daemon=True
@@ -197,7 +200,7 @@ class ConsumerThread:
             place = TopicPartition(self._topic, number)
             _, place.offset = self._asked(consumer.get_watermark_offsets, place)
             start.append(place)
-        self._tell(self._feed.assigned, {place.partition: () for place in start})
+        self._tell(self._feed.assigned, {place.partition: NOTHING for place in start})
         consumer.assign(start)
 
     def _take_new(self) -> None:
@@ -208,7 +211,7 @@ class ConsumerThread:
         except KafkaException:  # the broker is away: at the next look, then
             return
         if new:
-            self._tell(self._feed.assigned, dict.fromkeys(new, ()))
+            self._tell(self._feed.assigned, dict.fromkeys(new, NOTHING))
             self._consumer.incremental_assign(
                 [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in new]
             )
@@ -219,16 +222,23 @@ class ConsumerThread:
             raise KafkaException(found.error)
         return [*found.partitions]
 
-    def _asked(self, question: Callable[..., Any], *args: Any) -> Any:
+    def _asked(self, question: Callable[..., Any], *args: Any, within: float = LOOK_S) -> Any:
         """Ask the cluster, again where it does not know yet: a new topic has no leader at first."""
-        until = time.monotonic() + LOOK_S
+        until = time.monotonic() + within
         while True:
             try:
-                return question(*args, timeout=LOOK_S)
+                return question(*args, timeout=ASK_S)
             except KafkaException as exc:
                 if not may_pass(exc.args[0]) or time.monotonic() > until or self._is_ending:
                     raise
                 time.sleep(HEAR_S)
+
+    def _committed(self, partitions: list[TopicPartition], *, timeout: float) -> Any:
+        found = self._consumer.committed(partitions, timeout=timeout)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return found
 
     def _take(self, first: Any) -> None:
         """Hand a record on, with those that are there already."""
@@ -300,6 +310,7 @@ class ConsumerThread:
             self._tell(self._feed.committed, under_way.commit, refused)
         else:
             self._under_way.append(under_way)
+            self._newest |= dict.fromkeys(numbers, under_way.commit)
 
     def _begin_last(self) -> None:
         last, self._last = self._last, None
@@ -313,15 +324,19 @@ class ConsumerThread:
         until = time.monotonic() + LAST_COMMIT_S
         while (self._under_way or self._refused) and time.monotonic() < until:
             self._consumer.poll(0.01)  # calls `_on_commit`, or `_on_revoke`
-            refused, self._refused = self._refused, None
-            if refused is not None:
+            refused, self._refused = self._refused, []
+            if refused:
                 time.sleep(0.02)
-                again = refused.refused.keys() & self._owned
-                refused.refused = {n: e for n, e in refused.refused.items() if n not in again}
+            for one in refused:
+                # Not what a later commit stands for: it would set the offset back.
+                again = {
+                    n for n in one.refused.keys() & self._owned if self._newest.get(n) is one.commit
+                }
+                one.refused = {n: e for n, e in one.refused.items() if n not in again}
                 if again:
-                    self._begin(refused, again)
+                    self._begin(one, again)
                 else:
-                    self._tell(self._feed.committed, refused.commit, refused.refused)
+                    self._tell(self._feed.committed, one.commit, one.refused)
 
     # What the library calls, in the thread
 
@@ -335,21 +350,23 @@ class ConsumerThread:
             return
         self._under_way.remove(under_way)
         under_way.refused |= {n: e for n, p in told.items() if (e := error or p.error) is not None}
-        if self._is_ending and under_way.refused and self._refused is None:
-            self._refused = under_way  # `_commit_last` asks again
+        if self._is_ending and under_way.refused:
+            self._refused.append(under_way)  # `_commit_last` asks again
         else:
             self._tell(self._feed.committed, under_way.commit, under_way.refused)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._is_ending:
             return
-        known = {p.partition: p for p in self._asked(consumer.committed, partitions)}
-        found = [known.get(p.partition, p) for p in partitions]
-        if any(p.error is not None for p in found):
-            raise KafkaException(next(p.error for p in found if p.error is not None))
+        try:
+            # However long the cluster is away: nothing can be received meanwhile anyhow.
+            found = self._asked(self._committed, partitions, within=inf)
+        except KafkaException:
+            if self._is_ending:
+                return  # what is settled elsewhere has still to be committed
+            raise
         progress = {
-            p.partition: () if p.offset == OFFSET_INVALID else from_text(p.metadata, p.offset)
-            for p in found
+            p.partition: NOTHING if p.offset < 0 else from_text(p.metadata, p.offset) for p in found
         }
         self._owned |= progress.keys()
         self._tell(self._feed.assigned, progress)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
     from eventflow.brokers.kafka._partition import Commit, KafkaDelivery
-    from eventflow.brokers.kafka._progress import Ranges
+    from eventflow.brokers.kafka._progress import Progress
     from eventflow.errors import BrokerError
     from eventflow.messaging import Features
 
@@ -34,6 +34,7 @@ END_S = 4.0
 """Seconds that leaving waits for the consumer's thread; a broker that hangs holds it up."""
 
 _ACKED = SettlementState.ACKED
+_NACKED = SettlementState.NACKED
 
 log = EventLogger("eventflow.kafka")
 
@@ -70,6 +71,7 @@ class Feed:
         self._is_broadcast = is_broadcast
         self._loop = loop = asyncio.get_running_loop()
         self._partitions: dict[int, Partition] = {}
+        self._watched: set[Partition] = set()
         self._turn = 0
         self._settled = 0
         self._commits: dict[int, Commit] = {}  # under way, by identity
@@ -136,7 +138,8 @@ class Feed:
             if partition.owner is member:
                 for delivery in partition.in_hands:
                     delivery.lost()
-                    partition.put_back(delivery)
+                    partition.put_back(delivery, failures=None, counts=False)
+        self._prepare()
         self._look_at_revocation()
         self.readers.wake_all()
 
@@ -148,7 +151,7 @@ class Feed:
         if delivery.state is _ACKED:
             partition.ack(delivery)
             if self._is_broadcast:
-                partition.acked.clear()
+                partition.settled.clear()
                 delivery.confirmed()
             elif self._timer is None:
                 self._arm(FLUSH_S)
@@ -158,14 +161,37 @@ class Feed:
                     self._timer.cancel()
                     self._flush()
         else:
-            partition.put_back(delivery)
-            delivery.confirmed()  # nobody has to be told: it is open, as it was
+            is_nack = delivery.state is _NACKED
+            failures = delivery.nack_failures
+            if not partition.put_back(delivery, failures=failures, counts=is_nack) or (
+                self._is_broadcast
+            ):
+                delivery.confirmed()  # nobody has to be told: it is open, as it was
+            else:
+                partition.settled.append(delivery)
+                if self._timer is None:
+                    self._arm(FLUSH_S)
             self.readers.wake_all()
         if partition.owner is None:
+            if self._watched:
+                self._prepare()
             if len(self.members) > 1:
                 self.readers.wake_all()
             if partition.is_ending:
                 self._look_at_revocation()
+
+    def _prepare(self) -> None:
+        """Have commits permit what partitions may not hand out without."""
+        wanted = False
+        for partition in [*self._watched]:
+            if not partition.is_watched:
+                self._watched.discard(partition)
+            elif not partition.is_ending:
+                wanted |= partition.prepare()
+        if wanted and not self._commits:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._flush()
 
     def _arm(self, seconds: float) -> None:
         if not self._is_broadcast and not self.is_ended:
@@ -181,9 +207,9 @@ class Feed:
         if commit := self._commit(mine):
             self._thread.commit(commit)
 
-    def _commit(self, partitions: Iterable[Partition]) -> Commit:
+    def _commit(self, partitions: Iterable[Partition], *, is_last: bool = False) -> Commit:
         """A commit of what is settled in some partitions; it is under way from now on."""
-        parts = ((p.number, p.commit()) for p in partitions)
+        parts = ((p.number, p.commit(is_last=is_last)) for p in partitions)
         commit = {number: part for number, part in parts if part is not None}
         if commit:
             self._commits[id(commit)] = commit
@@ -203,6 +229,8 @@ class Feed:
                 partition.ready.append(record)
         if missed:
             self._thread.used(len(missed), sum(map(len, missed)))
+        if self._watched:
+            self._prepare()
         if self.readers:
             self.readers.wake_all()
 
@@ -211,11 +239,14 @@ class Feed:
         if not self._joined.done():
             self._joined.set_result(None)
 
-    def assigned(self, partitions: Mapping[int, Ranges]) -> None:
-        """Partitions are ours from now on; of these, what is done beyond the commit."""
+    def assigned(self, partitions: Mapping[int, Progress]) -> None:
+        """Partitions are ours from now on; what their commits say beyond the offset."""
         self.revoked(self._partitions.keys() & partitions.keys())
-        for number, done in partitions.items():
-            self._partitions[number] = Partition(self._topic, number, done)
+        for number, progress in partitions.items():
+            partition = Partition(self._topic, number, progress, is_kept=not self._is_broadcast)
+            self._partitions[number] = partition
+            if partition.is_watched:
+                self._watched.add(partition)
 
     def revoke(self, numbers: Iterable[int], give: Callable[[Commit], bool]) -> None:
         """Partitions are going to be taken away: give what is to be committed of them.
@@ -242,7 +273,8 @@ class Feed:
         if revocation is None:
             return
         revocation.timer.cancel()
-        commit = self._commit(p for p in revocation.partitions if p.is_dirty)
+        unclean = (p for p in revocation.partitions if p.is_unclean)
+        commit = {} if self._is_broadcast else self._commit(unclean, is_last=True)
         if not revocation.give(commit):
             self.committed(commit, dict.fromkeys(commit, None))
 
@@ -252,6 +284,7 @@ class Feed:
             partition = self._partitions.pop(number, None)
             if partition is None:
                 continue
+            self._watched.discard(partition)
             self._thread.used(len(partition.ready), sum(map(len, partition.ready)))
             given_up = partition.lose()
             for delivery in given_up:
@@ -270,15 +303,19 @@ class Feed:
         """A commit has ended; of which partitions the broker did not take it, and why."""
         if self._commits.pop(id(commit), None) is None:
             return  # nobody waited for it any more
-        for number, (partition, _, deliveries) in commit.items():
+        for number, part in commit.items():
+            partition = part.partition
             if number not in refused:
-                for delivery in deliveries:
+                for delivery in part.deliveries:
                     delivery.confirmed()
+                if part.permits:
+                    partition.permit()
+                    self.readers.wake_all()
             elif partition.is_lost:
-                for delivery in deliveries:
+                for delivery in part.deliveries:
                     delivery.lost()
             else:
-                partition.take_back(commit[number])
+                partition.take_back(part)
         reasons = {code_name(error) for error in refused.values() if error is not None}
         if reasons:
             log.warning(
@@ -288,6 +325,8 @@ class Feed:
                 reason=", ".join(sorted(reasons)),
                 partitions=sorted(refused),
             )
+        if self._watched and not refused:
+            self._prepare()
         if self._timer is None and any(p.is_dirty for p in self._partitions.values()):
             self._arm(RETRY_S if refused else FLUSH_S)
 
@@ -330,8 +369,8 @@ class Feed:
                 self._timer.cancel()
                 self._timer = None
             self._look_at_revocation()
-            dirty = (p for p in self._partitions.values() if p.is_dirty)
-            self._thread.end({} if self._is_broadcast else self._commit(dirty))
+            unclean = (p for p in self._partitions.values() if p.is_unclean)
+            self._thread.end({} if self._is_broadcast else self._commit(unclean, is_last=True))
             if not self._over.done():
                 self._abandoning = self._loop.call_later(END_S, self.abandon)
         return self._over

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from confluent_kafka import TopicPartition
 
-from eventflow.brokers.kafka._progress import done_beyond, to_text
+from eventflow.brokers.kafka._progress import NOTHING, Note, Progress, done_beyond, to_text
 from eventflow.brokers.kafka._wire import message_of, native
 from eventflow.messaging import Delivery, SettlementState
 
 if TYPE_CHECKING:
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
-    from eventflow.brokers.kafka._progress import Ranges
     from eventflow.brokers.kafka._wire import RawHeaders
     from eventflow.messaging import Message, NativeHeaders, Settler
 
 __all__ = ("Commit", "KafkaDelivery", "Part", "Partition", "Record")
 
 _PENDING = SettlementState.PENDING
+
+UNCLEAN = 3
+"""Openings without progress after which a partition is careful: perhaps a message kills us."""
+CAREFUL_FOR = 100
+"""Messages that it handles then before it trusts them again."""
 
 
 class Record(Protocol):
@@ -53,6 +58,8 @@ class KafkaDelivery(Delivery):
         offset: int,
         partition: Partition,
         settler: Settler,
+        deliveries: int,
+        failures: int,
     ) -> None:
         # What the base does, whose arguments by keyword would take as long as all of this.
         self.message = self.original = message
@@ -62,8 +69,8 @@ class KafkaDelivery(Delivery):
         self._raw = raw
         self._time = time
         self._settler = settler
-        self.deliveries = None
-        self.failures = 0
+        self.deliveries = deliveries
+        self.failures = failures
         self.lane = message.key
         self.event = None
         self.state = _PENDING
@@ -92,19 +99,25 @@ class KafkaDelivery(Delivery):
         """Whose hands it is in."""
         return self._settler  # type: ignore[no-any-return]
 
-    def again(self, settler: Settler) -> KafkaDelivery:
+    def again(self, settler: Settler, note: Note) -> KafkaDelivery:
         """The one that comes in its place."""
         return KafkaDelivery(
-            self.original, self._raw, self._time, self.offset, self.partition, settler
+            self.original, self._raw, self._time, self.offset, self.partition, settler, *note
         )
 
 
 class Part(NamedTuple):
-    """What one commit says of one partition, and the deliveries that it is the end of."""
+    """What one commit says of one partition.
+
+    Attributes:
+        deliveries: Those that it is the end of.
+        permits: Whether something may be handed out once it is confirmed.
+    """
 
     partition: Partition
     place: TopicPartition
     deliveries: list[KafkaDelivery]
+    permits: bool
 
 
 Commit = dict[int, Part]
@@ -114,25 +127,41 @@ Commit = dict[int, Part]
 class Partition:
     """One assignment of a partition to us.
 
+    It is open once a commit has said so: the next owner can then tell whether the last one left it
+    in good order. After `UNCLEAN` openings without progress it is careful: it hands out one
+    message at a time, each after a commit has counted that.
+
+    Args:
+        topic: Its topic.
+        number: Its number.
+        progress: What the group knows of it.
+        is_kept: Whether its place is committed: not with `Broadcast`.
+
     Attributes:
         topic: Its topic.
         number: Its number.
-        acked: What was acked and is in no commit yet.
+        settled: What was settled, is in no commit yet, and is confirmed by one.
         ready: Records that were fetched and not handed out, in order.
         owner: Who has some of it in its hands: until all of that is settled nobody else gets any,
             so that the partition's order holds.
         out: How many deliveries are in the owner's hands.
-        is_dirty: Whether something was settled that no commit has had.
+        is_dirty: Whether there is something that no commit has had.
         is_ending: Whether it is being taken away: nothing more is handed out.
         is_lost: Whether it is somebody else's now.
     """
 
     __slots__ = (
         "_again",
+        "_careful_for",
         "_done",
         "_held",
+        "_is_open",
+        "_is_waiting",
+        "_next",
+        "_notes",
+        "_opened_at",
+        "_openings",
         "_position",
-        "acked",
         "is_dirty",
         "is_ending",
         "is_lost",
@@ -140,26 +169,43 @@ class Partition:
         "out",
         "owner",
         "ready",
+        "settled",
         "topic",
     )
 
-    def __init__(self, topic: str, number: int, done: Ranges = ()) -> None:
+    def __init__(
+        self, topic: str, number: int, progress: Progress = NOTHING, *, is_kept: bool = True
+    ) -> None:
         self.topic = topic
         self.number = number
-        self.acked: list[KafkaDelivery] = []
+        self.settled: list[KafkaDelivery] = []
         self.ready: deque[Any] = deque()
         self.owner: object | None = None
         self.out = 0
         self.is_dirty = self.is_ending = self.is_lost = False
-        self._done = deque(done)
+        self._done = deque(progress.done)
+        self._notes = dict(progress.notes)
         self._held: dict[int, KafkaDelivery] = {}  # handed out and not acked, by offset, in order
         self._again: list[int] = []
         self._position: int | None = None  # one past the last that was handed out, or was done
+        self._is_open = not is_kept
+        self._openings = progress.openings
+        self._opened_at = 0
+        self._careful_for = CAREFUL_FOR if progress.openings >= UNCLEAN else 0
+        self._is_waiting = False  # for the commit that permits the next message
+        self._next: int | None = None  # the one that may be handed out, while it is careful
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether commits have to permit what is handed out."""
+        return not self._is_open or self._careful_for > 0
 
     @property
     def has_some(self) -> bool:
         """Whether something can be handed out."""
-        return bool(self.ready or self._again)
+        if not (self.ready or self._again) or not self._is_open:
+            return False
+        return not self._careful_for or (self._next is not None and not self._is_waiting)
 
     @property
     def is_idle(self) -> bool:
@@ -167,41 +213,96 @@ class Partition:
         return not self.out
 
     @property
+    def is_unclean(self) -> bool:
+        """Whether leaving it in good order takes a commit."""
+        return self.is_dirty or (self._position is not None and self._openings > 0)
+
+    @property
     def in_hands(self) -> list[KafkaDelivery]:
         """What is in somebody's hands."""
         waiting = set(self._again)
         return [held for offset, held in self._held.items() if offset not in waiting]
 
+    def prepare(self) -> bool:
+        """Ask for the commit that permits the next message, if it takes one. Whether it does."""
+        if self._is_waiting or not (self.ready or self._again):
+            return False
+        if not self._is_open:
+            self._opened_at = self._position = self.ready[0].offset()
+            self._openings += 1
+        elif not self._careful_for or self.out or self._next is not None:
+            return False
+        if self._careful_for:
+            self._next = found = self._first_open()
+            if found is None:
+                # All of them are done, and may be passed over.
+                self._next = self.ready[-1].offset()
+                if self._is_open:
+                    return False
+            else:
+                self._count(found, 1)
+        self._is_waiting = self.is_dirty = True
+        return True
+
+    def _count(self, offset: int, deliveries: int) -> None:
+        note = self._notes.get(offset, Note())
+        self._notes[offset] = note = note._replace(deliveries=note.deliveries + deliveries)
+        if note == (0, 0):
+            del self._notes[offset]
+
+    def _first_open(self) -> int | None:
+        if self._again:
+            return self._again[0]
+        done, offsets = self._done, (record.offset() for record in self.ready)
+        return next((o for o in offsets if not any(a <= o < b for a, b in done)), None)
+
+    def permit(self) -> None:
+        """The commit that was asked for is confirmed."""
+        self._is_open = True
+        self._is_waiting = False
+
     def take(self, taken: list[KafkaDelivery], limit: int, settler: Settler) -> tuple[int, int]:
-        """Hand out until ``taken`` has ``limit``.
+        """Hand out until ``taken`` has ``limit``, or fewer of a careful one.
 
         Returns:
             How many fetched records that took, and how many bytes they have.
         """
-        before, again, held = len(taken), self._again, self._held
+        last: float = inf
+        if self._next is not None and len(taken) < limit:
+            limit, last, self._next = min(limit, len(taken) + 1), self._next, None
+        before, again, held, notes = len(taken), self._again, self._held, self._notes
         while again and len(taken) < limit:
             offset = heapq.heappop(again)
-            held[offset] = delivery = held[offset].again(settler)
+            held[offset] = delivery = held[offset].again(settler, self._note(offset))
             taken.append(delivery)
         ready, used, size, room = self.ready, 0, 0, limit - len(taken)
         while ready and room:
-            record = ready.popleft()
+            record = ready[0]
+            offset = record.offset()
+            if offset > last:
+                break
+            del ready[0]
             used += 1
             size += len(record)
-            offset = record.offset()
             self._position = offset + 1
             if self._done and self._was_done(offset):
                 self.is_dirty = True
                 continue
             raw = record.headers()
             message = message_of(record.value(), record.key(), raw)
+            deliveries, failures = self._note(offset) if notes else (1, 0)
             delivery = held[offset] = KafkaDelivery(
-                message, raw, record.timestamp()[1], offset, self, settler
+                message, raw, record.timestamp()[1], offset, self, settler, deliveries, failures
             )
             taken.append(delivery)
             room -= 1
         self.out += len(taken) - before
         return used, size
+
+    def _note(self, offset: int) -> Note:
+        """Counts of a message that is handed out, this time included."""
+        note = self._notes.get(offset, Note())
+        return note if self._careful_for else note._replace(deliveries=note.deliveries + 1)
 
     def _was_done(self, offset: int) -> bool:
         done = self._done
@@ -212,47 +313,83 @@ class Partition:
     def ack(self, delivery: KafkaDelivery) -> None:
         """It is done."""
         del self._held[delivery.offset]
-        self.acked.append(delivery)
+        if self._notes:
+            self._notes.pop(delivery.offset, None)
+        if self._careful_for:
+            self._careful_for -= 1
+        self.settled.append(delivery)
         self.is_dirty = True
         self.out -= 1
         if not self.out:
             self.owner = None
 
-    def put_back(self, delivery: KafkaDelivery) -> None:
-        """It is to be handed out again, before all that were not yet."""
+    def put_back(self, delivery: KafkaDelivery, *, failures: int | None, counts: bool) -> bool:
+        """It is to be handed out again, before all that were not yet.
+
+        Args:
+            delivery: The one that was in hands.
+            failures: How often it failed so far; ``None``: as before.
+            counts: Whether it counts as a delivery.
+
+        Returns:
+            Whether that has to be committed: then the delivery is confirmed by a commit.
+        """
         heapq.heappush(self._again, delivery.offset)
         self.out -= 1
         if not self.out:
             self.owner = None
+        note = Note(
+            (delivery.deliveries or 1) - (not counts),
+            delivery.failures if failures is None else failures,
+        )
+        if note == self._notes.get(delivery.offset, Note()):
+            return False
+        self._notes[delivery.offset] = note
+        self.is_dirty = True
+        return True
 
-    def commit(self) -> Part | None:
+    def commit(self, *, is_last: bool = False) -> Part | None:
         """What is to be committed, which is no news from now on; ``None`` while there is nothing.
 
         The offset is the first that is not done.
+
+        Args:
+            is_last: Whether the partition is left with it, in good order.
         """
         end = self._position
         if end is None:
             return None
         held = self._held
         first = next(iter(held), end)
+        if is_last or (first > self._opened_at and not self._careful_for):
+            self._openings = 0
+        if is_last and self._next is not None:
+            self._count(self._next, -1)  # it was not handed out after all
         text = ""
-        if first != end or self._done:
+        if self._notes:
+            # Also those of messages that retention or compaction has taken.
+            self._notes = {
+                at: note for at, note in self._notes.items() if at >= first and any(note)
+            }
+        if first != end or self._done or self._notes or self._openings:
             # What was done before, and was not fetched again yet, is done still.
             before = ((max(start, end), last) for start, last in self._done if last > end)
-            text = to_text((*done_beyond(first, held, end), *before), first)
-        acked, self.acked, self.is_dirty = self.acked, [], False
-        return Part(self, TopicPartition(self.topic, self.number, first, metadata=text), acked)
+            done = (*done_beyond(first, held, end), *before)
+            text = to_text(Progress(self._openings, self._notes, done), first)
+        settled, self.settled, self.is_dirty = self.settled, [], False
+        place = TopicPartition(self.topic, self.number, first, metadata=text)
+        return Part(self, place, settled, self._is_waiting)
 
     def take_back(self, part: Part) -> None:
-        """A commit was not taken: what was acked in it is for the next one."""
-        self.acked[:0] = part.deliveries
+        """A commit was not taken: what was settled in it is for the next one."""
+        self.settled[:0] = part.deliveries
         self.is_dirty = True
 
     def lose(self) -> list[KafkaDelivery]:
         """It is somebody else's now; returns what was in somebody's hands."""
         self.is_lost = True
         given_up = self.in_hands
-        for delivery in (*self.acked, *given_up):
+        for delivery in (*self.settled, *given_up):
             delivery.lost()
-        self.acked = []
+        self.settled = []
         return given_up

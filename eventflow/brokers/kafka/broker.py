@@ -100,6 +100,8 @@ class KafkaBroker(Broker):
             order="key",
             persistent=True,
             old_messages=True,
+            recorded_failures=True,
+            delivery_count=True,
             headers=True,
             lag=True,
             max_payload_bytes=self._settings.max_payload_bytes,

@@ -11,10 +11,11 @@ import traceback
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from eventflow.brokers.kafka import _consumer, _feed
 from eventflow.errors import (
@@ -233,6 +234,31 @@ async def test_a_thread_that_fails_confirms_nothing(
     for delivery in held:
         place = delivery.coordinates
         assert delivery.is_confirmed == (int(place["offset"]) < ends[int(place["partition"])][0])
+
+
+@pytest.mark.parametrize("how", ["raised", "of a partition"])
+async def test_a_group_whose_place_is_not_known_yet(
+    kafka: Kafka, topic: str, group: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a group is, is asked again and again, at no cost to the subscription."""
+    error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT)
+    refusals = [error] * 5
+
+    class Unsure(Consumer):
+        def committed(self, *args: Any, **options: Any) -> Any:
+            found = super().committed(*args, **options)
+            if not refusals:
+                return found
+            if how == "raised":
+                raise KafkaException(refusals.pop())
+            return [*found[1:], SimpleNamespace(error=refusals.pop())]
+
+    monkeypatch.setattr(_consumer, "Consumer", Unsure)
+    async with broker_at(kafka.address) as broker:
+        await broker.publisher().publish(topic, *(Message(b"x") for _ in range(8)))
+        async with broker.subscriber(group=group).subscribe(topic) as deliveries:
+            await take(deliveries, 8, ack=True)
+    assert not refusals
 
 
 async def revoking(broker: Any, group: str, topic: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""A worker: ``eventflow run examples.github_webhooks.worker:service``, in as many processes as wanted.
+"""A worker: ``eventflow run examples.github_webhooks.worker:service``, as often as wanted.
 
 It does what is work for a receiver (``python -m examples.github_webhooks --receiver``). Workers
 are members of the same groups, so each delivery goes to one of them; when one dies, the others

@@ -12,7 +12,6 @@ import sys
 import uuid
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import confluent_kafka.admin
@@ -21,8 +20,10 @@ import pytest
 from examples.github_webhooks.events import ACTIVITIES, CARRIED
 from examples.github_webhooks.topics import PARTITIONS, topics
 from tests.brokers.kafka.support import committed, records
+from tests.examples.compose import WORKERS, kafka_properties, services
 from tests.examples.service import (
     DEADLINE_S,
+    OWN,
     ROOT,
     SECRET,
     SOURCES,
@@ -31,11 +32,12 @@ from tests.examples.service import (
     deliveries,
     until,
 )
+from tests.servers.kafka import Kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
-    from tests.servers.kafka import Kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -48,14 +50,20 @@ _library: Any = confluent_kafka.admin
 class Worker:
     """``eventflow run examples.github_webhooks.worker:service``, for a ``with`` block."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        target: str = "examples.github_webhooks.worker:service",
+    ) -> None:
+        self._target = target
         directory.mkdir()
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
         self._ready = directory / "ready"
         self._environment = os.environ | environment
 
     def __enter__(self) -> Self:
-        command = ["-m", "eventflow", "run", "examples.github_webhooks.worker:service"]
+        command = ["-m", "eventflow", "run", self._target]
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", *command, "--ready-file", str(self._ready)],
@@ -100,6 +108,20 @@ class Worker:
         return [json.loads(line) for line in self._stderr.read_text().splitlines()]
 
 
+def make_topics(environment: Mapping[str, str]) -> None:
+    made = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "examples.github_webhooks.topics"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == f"{len(topics())} topics are there: {', '.join(topics())}\n"
+
+
 def shares(kafka: Kafka, group: str) -> set[frozenset[int]]:
     """What each member of a group has, as the cluster says it; nothing while it shares anew."""
     admin: Any = _library.AdminClient({"bootstrap.servers": kafka.address, "logger": log})
@@ -132,29 +154,22 @@ def open_places(kafka: Kafka, topic: str, group: str) -> dict[int, tuple[int, in
 
 
 def test_what_a_killed_worker_had_the_other_one_does(kafka: Kafka, tmp_path: Path) -> None:
-    """kill -9 while it has deliveries in hand: its partitions move, and nothing is lost.
+    """Kill -9 while it has deliveries in hand: its partitions move, and nothing is lost.
 
     The database is locked then, so that what came since can't have been stored before the kill.
     Feed, topics and commits are counted from outside; receiver and worker end with 0.
     """
     recorded = deliveries(SOURCES[-1])
-    sent = [Delivery(d.event, str(uuid.uuid4()), d.body) for d in recorded * -(-300 // len(recorded))]
+    sent = [
+        Delivery(d.event, str(uuid.uuid4()), d.body) for d in recorded * -(-300 // len(recorded))
+    ]
     before, meanwhile, after = (sent[n::3] for n in range(3))
     database = tmp_path / "feed.db"
     environment = {
         "EVENTFLOW_BROKER": f"kafka://{kafka.address}?session_timeout=2",
         "DATABASE": str(database),
     }
-    made = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "examples.github_webhooks.topics"],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=DEADLINE_S,
-    )
-    assert (made.returncode, made.stderr) == (0, "")
+    make_topics(environment)
     assert set(topics()) <= set(kafka.topics())
 
     with (
@@ -168,11 +183,10 @@ def test_what_a_killed_worker_had_the_other_one_does(kafka: Kafka, tmp_path: Pat
 
         for worker in (victim, other):
             until(worker.is_ready, "a worker is ready")
-        for group in GROUPS:
-            until(
-                lambda group=group: sorted(map(len, shares(kafka, group))) == [2, 2],
-                f"the two share {group}",
-            )
+        until(
+            lambda: all(sorted(map(len, shares(kafka, group))) == [2, 2] for group in GROUPS),
+            "the two share every group's partitions",
+        )
         send(before)
         until(lambda: len(receiver.stored()) == len(before), "the first third is stored")
         mine = frozenset(victim.handled("store").values())
@@ -187,15 +201,15 @@ def test_what_a_killed_worker_had_the_other_one_does(kafka: Kafka, tmp_path: Pat
         send(after)
 
         until(lambda: len(receiver.stored()) == len(sent), "all is stored")
-        for group in GROUPS:
-            until(
-                lambda group=group: shares(kafka, group) == {frozenset(range(PARTITIONS))},
-                f"one has all of {group}",
-            )
-            until(
-                lambda group=group: not open_places(kafka, RECEIVED, group),
-                f"{group} has settled all",
-            )
+        whole = {frozenset(range(PARTITIONS))}
+        until(
+            lambda: all(shares(kafka, group) == whole for group in GROUPS),
+            "one has all partitions of every group",
+        )
+        until(
+            lambda: not any(open_places(kafka, RECEIVED, group) for group in GROUPS),
+            "every group has settled all",
+        )
         activities = ids(kafka, [str(event.topic) for event in ACTIVITIES.values()])
         until(
             lambda: receiver.stats("count")["handled"] == activities.total(),
@@ -229,3 +243,56 @@ def test_what_a_killed_worker_had_the_other_one_does(kafka: Kafka, tmp_path: Pat
     assert not [line for line in other.logged() if line["level"] == "error"]
     for event in CARRIED:
         assert not open_places(kafka, str(event.topic), "webhooks.bus")
+
+
+def here(services: dict[str, dict[str, Any]], name: str, kafka: Kafka, database: Path) -> Any:
+    """A service's environment, with addresses and files of this machine in the place of theirs."""
+    values = dict(services[name]["environment"])
+    assert values["EVENTFLOW_BROKER"] == "kafka://kafka:9092"
+    values |= {"EVENTFLOW_BROKER": f"kafka://{kafka.address}", "DATABASE": str(database)}
+    if name == "receiver":
+        values |= {"ADDRESS": "127.0.0.1", "PORT": "0", "WEBHOOK_SECRET": SECRET}
+    return values
+
+
+def test_what_the_compose_file_starts_works(tmp_path: Path) -> None:
+    """Its Kafka's properties, commands and variables, in its order, without Docker.
+
+    A broker starts with these properties, and the processes work as they are told there: but
+    for addresses, ports and the place of files. SIGTERM ends all of them with 0.
+    """
+    found = services()
+    tmp_path.joinpath("kafka").mkdir()
+    kafka = Kafka(tmp_path / "kafka")
+    properties = tmp_path / "kafka/server.properties"
+    lines = dict(line.split("=", 1) for line in properties.read_text().splitlines() if "=" in line)
+    own = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
+    theirs = kafka_properties() | {name: lines[name] for name in own}
+    properties.write_text("".join(f"{name}={value}\n" for name, value in theirs.items()))
+    database = tmp_path / "feed.db"
+    sent = deliveries(OWN)
+    try:
+        kafka.format()
+        kafka.start(within=60)
+        make_topics(here(found, "topics", kafka, database))
+        for name in WORKERS:
+            assert found[name]["command"][:2] == ["eventflow", "run"]
+        one, two = (
+            Worker(tmp_path / n, here(found, n, kafka, database), found[n]["command"][2])
+            for n in WORKERS
+        )
+        program, dash_m, module, *arguments = found["receiver"]["command"]
+        assert (program, dash_m, module) == ("python", "-m", "examples.github_webhooks")
+        environment = here(found, "receiver", kafka, database)
+        with one, two, Service(tmp_path, *arguments, **environment) as receiver:
+            for worker in (one, two):
+                until(worker.is_ready, "a worker is ready")
+            for delivery in sent:
+                assert receiver.send(delivery) == 202
+            until(lambda: len(receiver.stored()) == len(sent), "all is stored")
+            assert [receiver.stop(), one.stop(), two.stop()] == [0, 0, 0], receiver.stderr
+        assert receiver.stored() == {d.id: (d.event, d.body) for d in sent}
+        assert one.handled("store").keys() | two.handled("store").keys() == {d.id for d in sent}
+        kafka.stop()
+    finally:
+        kafka.kill()

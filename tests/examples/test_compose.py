@@ -21,6 +21,7 @@ from eventflow.cli import run
 from eventflow.messaging import connect
 from examples.github_webhooks.server import Server
 from examples.github_webhooks.settings import Settings
+from tests.docs.page import blocks
 from tests.examples.compose import DIRECTORY, OURS, WORKERS, kafka_properties, services
 from tests.examples.service import ROOT
 from tests.examples.service import Service as Process
@@ -201,3 +202,25 @@ def test_the_kafka_is_the_one_that_is_tested() -> None:
     assert image == "apache/kafka"
     pom = ROOT.joinpath("tests/servers/kafka.pom.xml").read_text(encoding="utf-8")
     assert f"<artifactId>kafka_2.13</artifactId><version>{version}</version>" in pom
+
+
+def test_the_page_says_what_there_is() -> None:
+    """docs/example.md starts the same modules by hand, and names services of this file."""
+    lines = [
+        line.partition("#")[0].strip()
+        for block in blocks(ROOT / "docs/example.md")
+        if block.language == "text"
+        for line in block.text.splitlines()
+    ]
+    by_hand = {
+        " ".join(line.split()[:3]) for line in lines if line.startswith(("python", "eventflow"))
+    }
+    assert by_hand == {" ".join(services()[name]["command"][:3]) for name in OURS}
+    compose = [line.split()[2:] for line in lines if line.startswith("docker compose")]
+    assert [command for command, *_ in compose] == ["up", "logs", "run", "kill", "logs", "down"]
+    named = {
+        word for _, *rest in compose for word in rest if re.fullmatch(r"receiver|worker\S*", word)
+    }
+    assert named == {"receiver", *WORKERS}
+    printed = next(line for line in lines if line.startswith("worker 2"))
+    assert re.fullmatch(r"worker \d+: store  [0-9a-f-]{36} push from partition [0-3]", printed)

@@ -233,7 +233,9 @@ def test_what_a_killed_worker_had_the_other_one_does(kafka: Kafka, tmp_path: Pat
     modelled = {d.id for d in sent if d.event in ACTIVITIES}
     assert activities.keys() == modelled
     again = {delivery for delivery, times in activities.items() if times > 1}
-    assert again <= victim.handled("decode").keys() & other.handled("decode").keys()
+    assert again <= other.handled("decode").keys()
+    # It handles one at a time, so no more than one was announced and not yet printed.
+    assert len(again - victim.handled("decode").keys()) <= 1
     # The books of those who stopped.
     (stopped,) = [line for line in other.logged() if line["event"] == "eventflow.service_stopped"]
     assert (stopped["adds_up"], stopped["abandoned"]) == (True, [])
@@ -255,6 +257,7 @@ def here(services: dict[str, dict[str, Any]], name: str, kafka: Kafka, database:
     return values
 
 
+@pytest.mark.usefixtures("can_run_kafka")
 def test_what_the_compose_file_starts_works(tmp_path: Path) -> None:
     """Its Kafka's properties, commands and variables, in its order, without Docker.
 

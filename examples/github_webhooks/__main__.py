@@ -1,5 +1,7 @@
 """Runs the service: ``python -m examples.github_webhooks``, with ``--demo`` for its own traffic.
 
+With ``--receiver`` it leaves the work to the processes of `worker`.
+
 Ends with 0 when everything that was accepted was handled, or dropped by the policy that allows
 it; with 1 when the stop had to cut something, or the demo found that something is missing.
 """
@@ -18,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from eventflow.bus import BusStatistics
 from examples.github_webhooks.app import create_app
-from examples.github_webhooks.demo import Demo
+from examples.github_webhooks.demo import DELIVERIES, Demo
 from examples.github_webhooks.pages import rows_of
-from examples.github_webhooks.server import HOST, Server, listen
+from examples.github_webhooks.server import Server, listen
 from examples.github_webhooks.settings import Settings
 from examples.github_webhooks.signature import sign
 
@@ -49,26 +51,38 @@ def say(text: str) -> None:
 def main() -> int:
     """Run until a signal, or the end of the demo; print the ledger."""
     parser = argparse.ArgumentParser(prog="python -m examples.github_webhooks")
-    parser.add_argument("--demo", action="store_true", help="make traffic, then end")
-    is_demo: bool = parser.parse_args().demo
+    parser.add_argument(
+        "--demo",
+        nargs="?",
+        type=int,
+        const=DELIVERIES,
+        metavar="N",
+        help=f"make traffic of N deliveries ({DELIVERIES}), then end",
+    )
+    parser.add_argument("--receiver", action="store_true", help="workers do the work")
+    options = parser.parse_args()
     log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="github-webhooks-") as scratch:
         try:
-            settings = Settings.from_environment(os.environ, database=Path(scratch) / "feed.db")
-            app = create_app(settings)
-            listening = listen(settings.port)
+            if options.receiver:
+                settings = Settings.of_several(os.environ)
+            else:
+                settings = Settings.from_environment(os.environ, database=Path(scratch) / "feed.db")
+            app = create_app(settings, is_receiver=options.receiver)
+            listening = listen(settings.port, settings.address)
         except (OSError, OverflowError, ValueError) as exc:
             print(f"can't start: {exc}", file=sys.stderr)
             return 1
         with listening:
-            return serve(app, listening, is_demo=is_demo)
+            return serve(app, listening, demo_of=options.demo)
 
 
-def serve(app: FastAPI, listening: socket.socket, *, is_demo: bool) -> int:
+def serve(app: FastAPI, listening: socket.socket, *, demo_of: int | None) -> int:
     """Serve on a socket; return the exit code."""
-    url = f"http://{HOST}:{listening.getsockname()[1]}"
     settings: Settings = app.state.settings
-    demo = Demo(url, settings, say) if is_demo else None
+    host = "127.0.0.1" if settings.address == "0.0.0.0" else settings.address  # noqa: S104 - compared
+    url = f"http://{host}:{listening.getsockname()[1]}"
+    demo = None if demo_of is None else Demo(url, settings, say, count=demo_of)
 
     def announce() -> None:
         say(f"Look at {url}/ (the ledger as JSON: {url}/stats)")
@@ -100,9 +114,11 @@ def serve(app: FastAPI, listening: socket.socket, *, is_demo: bool) -> int:
 def is_complete(ledger: ServiceLedger) -> bool:
     """Tell whether everything was stored, and the stop cut nothing. Open pages don't count."""
     rows = {row.name: row for row in rows_of(ledger)}
-    listeners = [rows[name] for name in ("store", "decode", "count", "notify")]
+    # A receiver has no row of what workers do; what they could not store is their exit code.
+    listeners = [rows[n] for n in ("store", "decode", "count", "notify") if n in rows]
     cut = sum(row.cancelled + row.released + row.abandoned for row in listeners)
-    return ledger.adds_up and not cut and not ledger.abandoned and not rows["store"].failed
+    stored = "store" not in rows or not rows["store"].failed
+    return ledger.adds_up and not cut and not ledger.abandoned and stored
 
 
 def log_to_stderr() -> None:

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from eventflow import EventBus, Service
 from eventflow.messaging import Bridge, BrokerEventPublisher, Router, connect
 from examples.github_webhooks import pages, webhooks
-from examples.github_webhooks.events import ACTIVITIES, WebhookReceived
-from examples.github_webhooks.listeners import Board, listeners_for
+from examples.github_webhooks.events import CARRIED
+from examples.github_webhooks.listeners import WORK, Board, listeners_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from eventflow import Event, EventPublisher
     from examples.github_webhooks.settings import Settings
 
-# What goes through the broker, where there is one. ServiceStopping is nobody else's business.
-CARRIED: tuple[type[Event], ...] = (WebhookReceived, *ACTIVITIES.values())
 
+def create_app(settings: Settings, *, is_receiver: bool = False) -> FastAPI:
+    """Return the service. Nothing runs before the server enters its lifespan.
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the service. Nothing runs before the server enters its lifespan."""
+    Args:
+        settings: What can be set from outside.
+        is_receiver: On a broker, only take deliveries in and show them: `worker` does the work.
+    """
     bus, board = EventBus(name="webhooks"), Board()
     if settings.broker is None:
         publisher, service = in_process(bus, settings, board)
+    elif is_receiver:
+        publisher, service = receiver(settings.broker, bus, settings, board)
     else:
         publisher, service = on_a_broker(settings.broker, bus, settings, board)
 
@@ -74,6 +78,22 @@ def on_a_broker(
         broker.subscriber(group="webhooks.bus"), bus, events=CARRIED, ack="when_offered"
     )
     return publisher, Service(broker, bus, bridge, router, name="webhooks")
+
+
+def receiver(
+    dsn: str, bus: EventBus, settings: Settings, board: Board
+) -> tuple[EventPublisher, Service]:
+    """The part of it that takes deliveries in; `worker` is the other one.
+
+    What people look at is here, in the process with the page, and may miss something.
+    """
+    broker = connect(dsn)
+    publisher = Split(BrokerEventPublisher(broker.publisher()), CARRIED, bus)
+    bus.include(listeners_for(publisher, settings, board).without(*WORK))
+    bridge = Bridge(
+        broker.subscriber(group="webhooks.bus"), bus, events=CARRIED, ack="when_offered"
+    )
+    return publisher, Service(broker, bus, bridge, name="webhooks")
 
 
 class Split:

@@ -145,6 +145,9 @@ ACTIVITIES: dict[str, type[Activity]] = {
 """What the value of GitHub's event header stands for. A name from outside is looked up here and
 nowhere else: nothing is imported because a request said so."""
 
+CARRIED: tuple[type[Event], ...] = (WebhookReceived, *ACTIVITIES.values())
+"""What goes through the broker, where there is one. ServiceStopping is nobody else's business."""
+
 
 def activity_of(received: WebhookReceived) -> Activity | None:
     """Decode a delivery; ``None`` if its event is not one of the four.

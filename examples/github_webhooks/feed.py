@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import asynccontextmanager, closing
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from examples.github_webhooks.events import Activity, WebhookReceived, activity_
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+TRIES = 100
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS feed (
@@ -61,8 +64,20 @@ class Feed:
         # Handlers that are plain functions run in threads, one event at a time but not always
         # in the same thread; SQLite's own check would refuse the second one.
         self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")  # Reading never waits for writing.
+        self._write_ahead()  # Reading never waits for writing.
         self._connection.execute(SCHEMA)
+
+    def _write_ahead(self) -> None:
+        """Turn it on. Of processes that do so at once, SQLite refuses all but one, unasked."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if not left:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def close(self) -> None:
         """Close the connection."""
@@ -76,6 +91,10 @@ class Feed:
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (delivery) DO NOTHING",
                 (*astuple(entry), body),
             )
+
+    def bodies(self) -> dict[str, bytes]:
+        """Return the body of each delivery, by its id."""
+        return dict(self._connection.execute("SELECT delivery, body FROM feed"))
 
     def latest(self, limit: int = 50) -> list[FeedEntry]:
         """Return the newest entries, newest first."""

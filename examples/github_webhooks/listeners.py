@@ -16,6 +16,9 @@ from examples.github_webhooks.feed import Feed, entry_of, open_feed
 if TYPE_CHECKING:
     from examples.github_webhooks.settings import Settings
 
+WORK = ("store", "decode")
+"""The listeners that workers run, where there are some; the others are for the page's process."""
+
 
 class Board:
     """What the listeners keep in memory, for the page. Gone when the process ends."""

@@ -15,17 +15,15 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-HOST = "127.0.0.1"
 
-
-def listen(port: int) -> socket.socket:
+def listen(port: int, address: str) -> socket.socket:
     """Take a port, or the next one that is free. 0 leaves the choice to the system."""
     for candidate in range(port, min(port + 100, 65536)):
         taken = socket.socket()
         # So that a port whose last connections are still winding down counts as free.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            taken.bind((HOST, candidate))
+            taken.bind((address, candidate))
         except OSError as exc:
             taken.close()
             if exc.errno != errno.EADDRINUSE:

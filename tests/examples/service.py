@@ -75,7 +75,8 @@ class Service:
     Leaving the block stops it as Ctrl-C or a supervisor would, unless that was done before.
     """
 
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
+        self._arguments = arguments
         self.database = directory / "feed.db"
         self.printed = ""
         self._stderr = directory / "stderr"
@@ -91,7 +92,7 @@ class Service:
     def __enter__(self) -> Self:
         with self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "examples.github_webhooks"],
+                [sys.executable, "-W", "error", "-m", "examples.github_webhooks", *self._arguments],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=subprocess.PIPE,

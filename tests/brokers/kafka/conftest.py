@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Generator[Kafka]:
-    """A node with nothing in it."""
+def can_run_kafka() -> None:
+    """For tests that start one of their own."""
     if (lacking := missing()) is not None:
         pytest.skip(f"needs a Kafka: {lacking}")
+
+
+@pytest.fixture(scope="session")
+def kafka(can_run_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Generator[Kafka]:
+    """A node with nothing in it."""
     server = Kafka.started(tmp_path_factory.mktemp("kafka"))
     try:
         yield server

@@ -32,6 +32,7 @@
     │   └── MessageTooLargeError (ValueError) … the message is larger than the broker takes
     ├── BrokerError                           a broker could not do what it was asked
     │   ├── BrokerConnectionError (ConnectionError)  it can't be reached, or went away
+    │   ├── BrokerAuthenticationError (PermissionError)  it and we do not trust each other
     │   ├── BrokerClosedError (RuntimeError)  used before it was entered, or after it was left
     │   ├── TopicNotFoundError (LookupError)  a topic that nobody has created
     │   └── SettleError                       an ack or nack that the broker did not get
@@ -55,6 +56,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = (
+    "BrokerAuthenticationError",
     "BrokerClosedError",
     "BrokerConnectionError",
     "BrokerError",
@@ -451,6 +453,10 @@ class BrokerConnectionError(BrokerError, ConnectionError):
     """A broker can't be reached, or went away."""
 
     retriable = True
+
+
+class BrokerAuthenticationError(BrokerError, PermissionError):
+    """A broker refused our credentials or certificate, or we do not trust its own."""
 
 
 class BrokerClosedError(BrokerError, RuntimeError):

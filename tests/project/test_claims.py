@@ -14,7 +14,7 @@ from tests.project.source import ROOT, dotted, parsed
 # The catalogue's families, or single rows, that apply to what there is so far.
 FAMILIES = (
     *("BUS", "INP", "SHD", "OSX", "PUB", "ACK", "RTR", "KFK"),
-    *("OBS-01", "SEC-01", "SEC-11", "SEC-17"),
+    *("OBS-01", "OBS-04", "SEC-01", "SEC-11", "SEC-13", "SEC-14", "SEC-17"),
 )
 # It may lie beside the repository, which does not carry it.
 CATALOGUE = ROOT.parent / "shared/FAULTS.md"
@@ -26,8 +26,11 @@ FAULTS = (
     *(f"KFK-{n:02}" for n in (1, 2, 3, 7, 9, 10, 11, 12)),
     *(f"RTR-{n:02}" for n in (1, 3, 5, 6, 9, 11, 12)),
     "OBS-01",
+    "OBS-04",
     "SEC-01",
     "SEC-11",
+    "SEC-13",
+    "SEC-14",
     *(f"SHD-{n:02}" for n in (1, 2, 4, 6, 7, 9, 10, 12, 14)),
     *(f"OSX-{n:02}" for n in (1, 4, 6)),
     "SEC-17",

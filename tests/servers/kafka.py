@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import confluent_kafka.admin
 from confluent_kafka import Consumer, Producer
@@ -122,7 +122,9 @@ class Kafka(Server):
         log_settings = directory / "log4j2.properties"
         log_settings.write_text(LOGGING)
         self._properties.write_text(
-            CONFIGURATION.format(port=port, controller=free_port(), data=directory / "data") + extra
+            (CONFIGURATION + extra).format(
+                port=port, controller=free_port(), data=directory / "data"
+            )
         )
         super().__init__(
             [
@@ -191,7 +193,7 @@ class Kafka(Server):
         producer.close()
 
     @classmethod
-    def started(cls, directory: Path) -> Kafka:
+    def started(cls, directory: Path) -> Self:
         """One that runs; tried again where somebody else took its port first.
 
         Raises:

@@ -2,6 +2,15 @@
 
 from eventflow.brokers.kafka.broker import KafkaBroker
 from eventflow.brokers.kafka.publisher import KafkaPublisher
+from eventflow.brokers.kafka.security import OAuthBearer, Sasl, Tls, Token
 from eventflow.brokers.kafka.subscriber import KafkaSubscriber
 
-__all__ = ("KafkaBroker", "KafkaPublisher", "KafkaSubscriber")
+__all__ = (
+    "KafkaBroker",
+    "KafkaPublisher",
+    "KafkaSubscriber",
+    "OAuthBearer",
+    "Sasl",
+    "Tls",
+    "Token",
+)

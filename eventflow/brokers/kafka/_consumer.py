@@ -26,10 +26,11 @@ from eventflow.brokers.kafka._progress import NOTHING, from_text
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from eventflow.brokers.kafka._feed import Feed
     from eventflow.brokers.kafka._partition import Commit
+    from eventflow.brokers.kafka._settings import Settings
 
 __all__ = ("MOST_READY", "ConsumerThread")
 
@@ -94,22 +95,23 @@ class ConsumerThread:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        settings: Settings,
         *,
         topic: str,
+        group: str,
         feed: Feed,
         loop: asyncio.AbstractEventLoop,
         is_broadcast: bool,
-        is_eager: bool,
-        revoke_timeout: float,
     ) -> None:
         self._used = self._used_bytes = 0  # counted on the event loop, as `_came` is in the thread
+        self._settings = settings
+        self._group = group
         self._topic = topic
         self._feed = feed
         self._loop = loop
         self._is_broadcast = is_broadcast
-        self._is_eager = is_eager
-        self._revoke_timeout = revoke_timeout
+        self._is_eager = settings.is_eager
+        self._revoke_timeout = settings.revoke_timeout
         self._came = self._came_bytes = 0
         self._room = threading.Event()
         self._is_ending = False
@@ -119,7 +121,6 @@ class ConsumerThread:
         self._under_way: list[_UnderWay] = []
         self._refused: list[_UnderWay] = []
         self._newest: dict[int, Commit] = {}  # by partition: what was asked for last
-        self._consumer = Consumer({**config, "on_commit": self._on_commit})
         self._thread = threading.Thread(
             target=self._run, name=f"eventflow:kafka-{topic}", daemon=True
         )
@@ -156,7 +157,14 @@ class ConsumerThread:
             self._is_ending = True
 
     def _run(self) -> None:
-        consumer, given_up = self._consumer, False
+        try:
+            # Here, as it may wait for a token.
+            config = self._settings.consumer(self._group)
+            consumer = self._consumer = Consumer({**config, "on_commit": self._on_commit})
+        except KafkaException as exc:
+            self._tell(self._feed.not_made, exc.args[0])
+            return
+        given_up = False
         try:
             if self._is_broadcast:
                 self._take_all()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaError, KafkaException
 
 from eventflow.errors import (
+    BrokerAuthenticationError,
     BrokerConnectionError,
     BrokerError,
     InvalidOptionError,
@@ -21,8 +22,11 @@ __all__ = (
     "NOT_STORED",
     "broken",
     "code_name",
+    "distrust",
+    "is_distrust",
     "may_pass",
     "not_found",
+    "not_made",
     "refused",
     "unreachable",
 )
@@ -77,9 +81,21 @@ PASSING = frozenset(
 )
 
 
+def is_distrust(error: KafkaError) -> bool:
+    """Whether it says that one of both sides does not trust the other.
+
+    An alert that the other side sends in the course of TLS is reported as `_TRANSPORT`.
+    """
+    return error.code() in {
+        KafkaError._SSL,
+        KafkaError._AUTHENTICATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+    } or (error.code() == KafkaError._TRANSPORT and "SSL" in error.str())
+
+
 def may_pass(error: KafkaError) -> bool:
     """Whether a question may be answered when it is asked again."""
-    return error.code() in PASSING
+    return error.code() in PASSING and not is_distrust(error)
 
 
 def code_name(error: KafkaError) -> str:
@@ -107,11 +123,46 @@ def broken(error: Exception, topic: str) -> BrokerError:
     return BrokerError(text) if reason.code() in FOREVER else BrokerConnectionError(text)
 
 
-def unreachable(hosts: Iterable[str], seconds: float, error: KafkaError) -> BrokerConnectionError:
-    """The error of a broker that did not answer."""
-    return BrokerConnectionError(
-        f"no Kafka broker answered at {', '.join(hosts)} within {seconds:g} s ({code_name(error)})"
+def distrust(hosts: Iterable[str], error: KafkaError) -> BrokerAuthenticationError:
+    """The error of a broker that does not trust us, or that we do not trust."""
+    who = ", ".join(hosts)
+    if error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}:
+        return BrokerAuthenticationError(
+            f"Kafka at {who} does not accept the credentials, or not by this mechanism: "
+            "look at sasl="
+        )
+    said = error.str()
+    if "PLAINTEXT" in said:
+        return BrokerAuthenticationError(
+            f"Kafka at {who} does not speak TLS there: use another port, or leave out tls="
+        )
+    if "alert" in said:
+        return BrokerAuthenticationError(
+            f"Kafka at {who} does not accept our certificate, or the lack of one: "
+            "look at certificate_file of Tls"
+        )
+    return BrokerAuthenticationError(
+        f"the certificate of Kafka at {who} can't be trusted: it is for another host, has "
+        "expired, or comes from an authority that ca_file of Tls does not have"
     )
+
+
+def unreachable(
+    hosts: Iterable[str], seconds: float, error: KafkaError, *, is_secured: bool
+) -> BrokerConnectionError:
+    """The error of a broker that did not answer."""
+    hint = "" if is_secured else "; perhaps it wants TLS or a login: tls=, sasl="
+    return BrokerConnectionError(
+        f"no Kafka broker answered at {', '.join(hosts)} within {seconds:g} s "
+        f"({code_name(error)}){hint}"
+    )
+
+
+def not_made(
+    error: KafkaError, *, hosts: Iterable[str], properties: Iterable[str]
+) -> BrokerAuthenticationError | InvalidOptionError:
+    """The error of a client that the library does not make."""
+    return distrust(hosts, error) if is_distrust(error) else refused(properties, error)
 
 
 def refused(properties: Iterable[str], error: KafkaError) -> InvalidOptionError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventflow._log import EventLogger
 from eventflow.brokers.kafka._consumer import ConsumerThread
-from eventflow.brokers.kafka._errors import broken, code_name
+from eventflow.brokers.kafka._errors import broken, code_name, not_made
 from eventflow.brokers.kafka._partition import Partition
 from eventflow.lifecycle.waiters import Waiters
 from eventflow.messaging import SettlementState
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
     from eventflow.brokers.kafka._partition import Commit, KafkaDelivery
     from eventflow.brokers.kafka._progress import Progress
-    from eventflow.errors import BrokerError
+    from eventflow.brokers.kafka._settings import Settings
+    from eventflow.errors import BrokerError, InvalidOptionError
     from eventflow.messaging import Features
 
 __all__ = ("Feed",)
@@ -52,20 +53,19 @@ class Feed:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        settings: Settings,
         *,
         topic: str,
         group: str,
         is_broadcast: bool,
-        is_eager: bool,
-        revoke_timeout: float,
         features: Features,
     ) -> None:
         self.features = features
         self.is_ended = False
-        self.error: BrokerError | None = None
+        self.error: BrokerError | InvalidOptionError | None = None
         self.readers = Waiters()
         self.members: list[KafkaDeliveries] = []
+        self._settings = settings
         self._topic = topic
         self._group = group
         self._is_broadcast = is_broadcast
@@ -77,19 +77,12 @@ class Feed:
         self._commits: dict[int, Commit] = {}  # under way, by identity
         self._timer: asyncio.TimerHandle | None = None
         self._revocation: _Revocation | None = None
-        self._revoke_timeout = revoke_timeout
         self._is_closing = False
         self._abandoning: asyncio.TimerHandle | None = None
         self._joined = loop.create_future()
         self._over = loop.create_future()
         self._thread = ConsumerThread(
-            config,
-            topic=topic,
-            feed=self,
-            loop=loop,
-            is_broadcast=is_broadcast,
-            is_eager=is_eager,
-            revoke_timeout=revoke_timeout,
+            settings, topic=topic, group=group, feed=self, loop=loop, is_broadcast=is_broadcast
         )
         self._thread.start()
 
@@ -258,7 +251,7 @@ class Feed:
             partition.is_ending = True
         if self._revocation is not None:
             self._revocation.timer.cancel()  # of one that nobody waits for any more
-        timer = self._loop.call_later(self._revoke_timeout, self._give_up)
+        timer = self._loop.call_later(self._settings.revoke_timeout, self._give_up)
         self._revocation = _Revocation(going, give, timer)
         self._look_at_revocation()
 
@@ -336,6 +329,12 @@ class Feed:
             self.error = broken(error, self._topic)
         self.joined()
         self.readers.wake_all()
+
+    def not_made(self, error: KafkaError) -> None:
+        """There will be no consumer, and nothing to close."""
+        settings = self._settings
+        self.error = not_made(error, hosts=settings.hosts, properties=settings.properties)
+        self.ended()
 
     def ended(self) -> None:
         """The consumer is closed, or was abandoned: what it has not told it will not tell."""

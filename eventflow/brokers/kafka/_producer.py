@@ -6,18 +6,21 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
+from eventflow.brokers.kafka._errors import is_distrust
 from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+
+    from confluent_kafka import Producer
 
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.messaging import Message
 
-__all__ = ("UNKNOWN", "Call", "ProducerThread")
+__all__ = ("UNKNOWN", "Call", "ProducerThread", "Trust")
 
 POLL_S = 0.1
 FLUSH_S = 2.0
@@ -78,17 +81,42 @@ class Call:
             self.ended.set_result(None)
 
 
+class Trust:
+    """Hears from the client library why a broker and we do not trust each other.
+
+    Attributes:
+        refusal: Why, if so.
+    """
+
+    def __init__(self) -> None:
+        self.refusal: KafkaError | None = None
+
+    def heard(self, error: KafkaError) -> None:
+        """The library's callback for errors that are not of one call."""
+        if is_distrust(error):
+            self.refusal = error
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether trying again is of no use."""
+        refusal = self.refusal
+        # A broker that goes away in the middle of a handshake looks like one without TLS.
+        return refusal is not None and "Disconnected" not in refusal.str()
+
+
 class ProducerThread:
     """Sends records, and tells the event loop of their end, many at a time.
 
     Attributes:
         room: Those who wait for the library's queue to have room.
         is_broken: Whether the library has given up for good; another one is needed.
+        trust: What its client has heard.
     """
 
-    def __init__(self, config: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: Producer, trust: Trust, loop: asyncio.AbstractEventLoop) -> None:
         self.room = Waiters()
         self.is_broken = False
+        self.trust = trust
         self._loop = loop
         self._outbox: list[tuple[Call, int, KafkaError | None]] = []
         self._is_ending = False
@@ -96,7 +124,7 @@ class ProducerThread:
         self._over: asyncio.Future[None] = loop.create_future()
         self._calls: dict[Call, None] = {}  # that have not ended, oldest first
         self._sweeper: asyncio.TimerHandle | None = None
-        self._producer = Producer(dict(config))
+        self._producer = client
         self._thread = threading.Thread(target=self._run, name="eventflow:kafka", daemon=True)
         self._thread.start()
 
@@ -144,9 +172,14 @@ class ProducerThread:
         Raises:
             KafkaException: It did not come in time.
         """
-        if topic is None:
-            return self._producer.list_topics(timeout=within)
-        return self._producer.list_topics(topic, timeout=within)
+        try:
+            if topic is None:
+                return self._producer.list_topics(timeout=within)
+            return self._producer.list_topics(topic, timeout=within)
+        except KafkaException:
+            if self.trust.is_settled:  # it would say the same each time
+                raise KafkaException(self.trust.refusal) from None
+            raise
 
     def end(self) -> asyncio.Future[None]:
         """Wait for what is on its way, refuse the rest, and end.

@@ -7,6 +7,16 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from eventflow._log import EventLogger
+from eventflow.brokers.kafka.security import (
+    MECHANISMS,
+    WEAK,
+    OAuthBearer,
+    Sasl,
+    Tls,
+    check_security,
+    security_properties,
+    weakened,
+)
 from eventflow.errors import InvalidDsnError, InvalidOptionError, InvalidTopicError
 from eventflow.events import validate_topic
 from eventflow.lifecycle.options import check_seconds, check_whole
@@ -50,6 +60,11 @@ OURS = {
     "partition.assignment.strategy": "say assignor=",
     "partitioner": "say partitioner=",
     "queue.buffering.max.messages": "publishers wait for room by themselves",
+    "sasl.mechanism": "say sasl=",
+    "sasl.mechanisms": "say sasl=",
+    "sasl.password": "say sasl=Sasl(…)",
+    "sasl.username": "say sasl=Sasl(…)",
+    "security.protocol": "say tls= and sasl=",
     "session.timeout.ms": "say session_timeout=",
     "transactional.id": "transactions are not there yet",
 }
@@ -102,6 +117,8 @@ class Settings(NamedTuple):
     max_payload_bytes: int = 1_000_000
     assignor: str = "cooperative-sticky"
     partitioner: str = "murmur2"
+    tls: bool | Tls | None = None
+    sasl: Sasl | OAuthBearer | None = None
     properties: Mapping[str, str | int | float | bool] = {}
 
     def __repr__(self) -> str:
@@ -136,7 +153,18 @@ class Settings(NamedTuple):
         check_whole("max_payload_bytes", settings.max_payload_bytes)
         _one_of("assignor", settings.assignor, ASSIGNORS)
         _one_of("partitioner", settings.partitioner, tuple(PARTITIONERS))
+        check_security(settings.hosts, settings.tls, settings.sasl)
         return settings._replace(properties=_properties(settings.properties))
+
+    def warn(self) -> None:
+        """Say what of it is dangerous."""
+        if self.tls and (names := weakened(self.properties)):
+            log.warning("eventflow.kafka_tls_weakened", properties=names)
+
+    @property
+    def makes_tokens(self) -> bool:
+        """Whether making a client waits for a token: that blocks."""
+        return isinstance(self.sasl, OAuthBearer) and self.sasl.token is not None
 
     @property
     def is_eager(self) -> bool:
@@ -182,6 +210,7 @@ class Settings(NamedTuple):
         return {
             "reconnect.backoff.max.ms": 1_000,
             **self.properties,
+            **security_properties(self.tls, self.sasl),
             "allow.auto.create.topics": False,
             "bootstrap.servers": ",".join(self.hosts),
             "logger": ClientLog(),
@@ -236,7 +265,14 @@ _NUMBERS: dict[str, type[int | float]] = {
     "revoke_timeout": float,
     "max_payload_bytes": int,
 }
-_WORDS = {"assignor": ASSIGNORS, "partitioner": tuple(PARTITIONERS)}
+_FILES = ("ca_file", "certificate_file", "key_file")
+_SWITCH = {"true": True, "false": False}
+_WORDS = {
+    "sasl": MECHANISMS,
+    "tls": tuple(_SWITCH),
+    "assignor": ASSIGNORS,
+    "partitioner": tuple(PARTITIONERS),
+}
 _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,12}", re.ASCII)
 
@@ -255,23 +291,31 @@ def from_dsn(dsn: Dsn, given: Mapping[str, Any]) -> Settings | InvalidDsnError |
     for name, text in dsn.query.items():
         if name in _NUMBERS:
             options[name] = _NUMBERS[name](text)
+        elif name in _FILES or name in {"sasl", "tls"}:
+            pass
         elif name in _WORDS:
             options[name] = text
         else:
             properties[name] = text
     if properties:
         options["properties"] = properties
+    if files := {name: dsn.query[name] for name in _FILES if name in dsn.query}:
+        options["tls"] = Tls(**files)
+    elif "tls" in dsn.query:
+        options["tls"] = _SWITCH[dsn.query["tls"]]
+    if dsn.user:
+        mechanism = {"mechanism": dsn.query["sasl"]} if "sasl" in dsn.query else {}
+        options["sasl"] = Sasl(username=dsn.user, password=dsn.password or "", **mechanism)
     hosts = ",".join(f"{host}:{port or DEFAULT_PORT}" for host, port in dsn.hosts)
     return Settings.read(hosts, {**options, **given})
 
 
 def _wrong(dsn: Dsn) -> str:
     """What is wrong with an address; empty if nothing is."""
-    if dsn.user is not None or dsn.password is not None:
-        return (
-            "a kafka:// address has no user and password yet: give the client library's "
-            "sasl.username and sasl.password as properties="
-        )
+    if bool(dsn.user) != bool(dsn.password) or ("sasl" in dsn.query and not dsn.user):
+        return "a kafka:// address has both a user and a password, or none and no sasl="
+    if dsn.query.get("tls") == "false" and any(name in dsn.query for name in _FILES):
+        return "a kafka:// address has files for TLS, or tls=false"
     if not dsn.hosts or dsn.path.strip("/"):
         return "a kafka:// address has hosts and no path, as in kafka://host:9092,other:9092"
     for name, text in dsn.query.items():
@@ -281,6 +325,10 @@ def _wrong(dsn: Dsn) -> str:
         elif name in _WORDS:
             if text not in _WORDS[name]:
                 return f"{name} in a kafka:// address is one of {', '.join(_WORDS[name])}"
+        elif name in WEAK:
+            return f"{name} in a kafka:// address would let anybody pose as the broker"
+        elif name in _FILES:
+            continue
         elif name in OURS or not _PROPERTY.fullmatch(name):
             return (
                 "the query of a kafka:// address has options of KafkaBroker, such as "

@@ -6,19 +6,21 @@ import asyncio
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer
 
 from eventflow.brokers.kafka._admin import create_topics, lag_of
 from eventflow.brokers.kafka._calls import SLICE_S, in_thread
 from eventflow.brokers.kafka._errors import (
     NOT_FOUND,
     code_name,
+    distrust,
+    is_distrust,
     may_pass,
     not_found,
-    refused,
+    not_made,
     unreachable,
 )
-from eventflow.brokers.kafka._producer import ProducerThread
+from eventflow.brokers.kafka._producer import ProducerThread, Trust
 from eventflow.brokers.kafka._settings import Settings, check_topic, from_dsn
 from eventflow.brokers.kafka.publisher import KafkaPublisher
 from eventflow.brokers.kafka.subscriber import KafkaSubscriber
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ("KafkaBroker",)
 
+TOKEN_S = 15.0
 LAG_S = 2.0
 """Seconds of one attempt at a lag, which has to connect first."""
 
@@ -66,10 +69,12 @@ class KafkaBroker(Broker):
             share a group with Watermill) or ``"roundrobin"``.
         partitioner: Which partition a key belongs to: ``"murmur2"``, as Java clients have it,
             ``"fnv1a"``, as Watermill and Sarama have it, or ``"crc32"``, as librdkafka has it.
+        tls: ``True``, or a `Tls` that says whom to trust and who we are.
+        sasl: Who logs in: a `Sasl` with user and password, or an `OAuthBearer`.
         properties: Other properties of librdkafka, by name.
 
     Raises:
-        InvalidOptionError: An option is none of these.
+        InvalidOptionError: An option is none of these, or a secret would go out readable.
 
     Example::
 
@@ -110,13 +115,17 @@ class KafkaBroker(Broker):
         self.feeds: dict[tuple[str, str], Feed] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._producer: ProducerThread | None = None
+        self._is_entering = False
+        self._renewing = asyncio.Lock()
 
     @classmethod
     def from_dsn(cls, dsn: Dsn, **options: Any) -> Self:
         """Return the broker of ``kafka://host:9092,other:9092?publish_timeout=5&linger.ms=2``.
 
         Args:
-            dsn: Its query has options of the class, and properties of librdkafka.
+            dsn: Its query has options of the class, and properties of librdkafka. With a user and
+                a password it logs in, by the mechanism ``sasl=`` or `Sasl`'s own; ``tls=true``,
+                or ``ca_file=``, ``certificate_file=`` and ``key_file=``, are those of `Tls`.
             options: Arguments of the class; they go before what the address says.
 
         Raises:
@@ -151,29 +160,45 @@ class KafkaBroker(Broker):
 
         Raises:
             BrokerConnectionError: No broker of the cluster answered within ``connect_timeout``.
+            BrokerAuthenticationError: It does not trust us, or we do not trust it.
             BrokerError: It is open already.
             InvalidOptionError: A property is unknown to librdkafka.
         """
-        if self._producer is not None:
+        if self._producer is not None or self._is_entering:
             raise BrokerError(f"{self!r} is open already")
-        await self._ends()
-        producer = self._producer = self._new_producer()
+        self._is_entering = True
         try:
-            await self._look(producer, None, self._settings.connect_timeout)
-        except BaseException:  # a cancellation too: nothing may stay
-            self._producer = None
-            await asyncio.shield(self.ends(producer.end()))
-            raise
+            await self._ends()
+            producer = self._producer = await self._new_producer()
+            try:
+                await self._look(producer, None, self._settings.connect_timeout)
+            except BaseException:  # a cancellation too: nothing may stay
+                self._producer = None
+                await asyncio.shield(self.ends(producer.end()))
+                raise
+        finally:
+            self._is_entering = False
+        self._settings.warn()
         self.is_open = True
         return self
 
-    def _new_producer(self) -> ProducerThread:
+    async def _new_producer(self) -> ProducerThread:
+        settings, trust = self._settings, Trust()
+
+        def make(_: float = 0) -> Producer:  # its own frame, as the configuration has secrets
+            return Producer({**settings.producer(), "error_cb": trust.heard})
+
         try:
-            return ProducerThread(self._settings.producer(), asyncio.get_running_loop())
+            if settings.makes_tokens:
+                # The client library waits for the first token: 1 s, or 10 if there is none.
+                client = await in_thread(make, within=TOKEN_S)
+            else:
+                client = make()
+            return ProducerThread(client, trust, asyncio.get_running_loop())
         except KafkaException as exc:
             error = exc.args[0]
         # Outside of the block: the library's error has frames with the configuration.
-        raise refused(self._settings.properties, error)
+        raise not_made(error, hosts=settings.hosts, properties=settings.properties)
 
     async def __aexit__(
         self,
@@ -201,19 +226,29 @@ class KafkaBroker(Broker):
         if not self.is_open:
             raise BrokerClosedError(f"{self!r} is not open: use it inside `async with broker:`")
 
-    def producer(self) -> ProducerThread:
+    async def producer(self) -> ProducerThread:
         """The producer; another one where the last one has given up.
 
         Raises:
             BrokerClosedError: The broker is not open.
         """
         self.check_open()
-        producer = self._producer
-        assert producer is not None
-        if producer.is_broken:
+        assert self._producer is not None
+        if self._producer.is_broken:
+            async with self._renewing:
+                await self._renew(self._producer)
+            self.check_open()
+        return self._producer
+
+    async def _renew(self, broken: ProducerThread) -> None:
+        if self._producer is not broken:
+            return  # somebody was faster, or has closed the broker
+        producer = await self._new_producer()
+        if self._producer is broken:
+            self._producer = producer
+            self.ends(broken.end())
+        else:
             self.ends(producer.end())
-            producer = self._producer = self._new_producer()
-        return producer
 
     async def look_up(self, topic: str, *, within: float | None = None) -> int:
         """How many partitions a topic has.
@@ -230,7 +265,7 @@ class KafkaBroker(Broker):
         check_topic(topic)
         longest = self._settings.connect_timeout
         bound = longest if within is None else min(within, longest)
-        found = (await self._look(self.producer(), topic, bound)).topics[topic]
+        found = (await self._look(await self.producer(), topic, bound)).topics[topic]
         if found.error is not None:
             if found.error.code() in NOT_FOUND:
                 raise not_found(topic)
@@ -246,6 +281,10 @@ class KafkaBroker(Broker):
             if self._producer is None:
                 self.check_open()  # closed meanwhile
             raise BrokerConnectionError("the client was closed while it was asked") from None
+        except BrokerConnectionError:
+            if (refusal := producer.trust.refusal) is not None:
+                raise distrust(self._settings.hosts, refusal) from None
+            raise
 
     async def lag(self, topic: str, group: str) -> int:
         """How many messages of a topic a group has not settled.
@@ -324,8 +363,12 @@ class KafkaBroker(Broker):
         except KafkaException as exc:
             error = exc.args[0]
         # Outside of the block, so that ours does not keep the library's, with all its frames.
+        settings = self._settings
         if may_pass(error):
-            raise unreachable(self._settings.hosts, within, error)
+            is_secured = bool(settings.tls or settings.sasl)
+            raise unreachable(settings.hosts, within, error, is_secured=is_secured)
+        if is_distrust(error):
+            raise distrust(settings.hosts, error)
         raise BrokerError(f"Kafka refuses it: {code_name(error)}")
 
     def ends(self, ending: asyncio.Future[None]) -> asyncio.Future[None]:

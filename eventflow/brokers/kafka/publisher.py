@@ -68,7 +68,7 @@ class KafkaPublisher:
             return
         extras = [self._checked(topic, message, messages) for message in messages]
         call = Call(loop, topic, messages, until=until)
-        producer = broker.producer()
+        producer = await broker.producer()
         while call.sent < len(messages):
             key, headers = extras[call.sent]
             try:

@@ -7,10 +7,7 @@ import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaException
-
 from eventflow.brokers.kafka._deliveries import KafkaDeliveries
-from eventflow.brokers.kafka._errors import refused
 from eventflow.brokers.kafka._feed import Feed
 from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broadcast, Deliveries
@@ -113,18 +110,10 @@ class KafkaSubscriber:
                 await asyncio.shield(broker.ends(feed.end()))
 
     def _feed(self, topic: str, group: str) -> Feed:
-        settings = self._broker.settings
-        try:
-            return Feed(
-                settings.consumer(group),
-                topic=topic,
-                group=group,
-                is_broadcast=isinstance(self._group, Broadcast),
-                is_eager=settings.is_eager,
-                revoke_timeout=settings.revoke_timeout,
-                features=self._features,
-            )
-        except KafkaException as exc:
-            error = exc.args[0]
-        # Outside of the block: the library's error has frames with the configuration.
-        raise refused(settings.properties, error)
+        return Feed(
+            self._broker.settings,
+            topic=topic,
+            group=group,
+            is_broadcast=isinstance(self._group, Broadcast),
+            features=self._features,
+        )

@@ -88,7 +88,7 @@ async def test_a_producer_that_gives_up(
             cut = Message(b"2")
             under_way = asyncio.create_task(publisher.publish(topic, cut))
             await asyncio.sleep(0.2)
-            client: Any = broker.producer()
+            client: Any = await broker.producer()
             give_up(client._producer, OUT_OF_ORDER)
             with pytest.raises(PublishError) as caught:
                 async with asyncio.timeout(8):
@@ -421,7 +421,7 @@ async def test_two_who_enter_at_once(kafka: Kafka, threads: Callable[[], list[st
 
 async def test_a_refused_property_beside_a_secret(kafka: Kafka, topic: str) -> None:
     """The secret is in no text, no context and no frame's variables."""
-    properties = {"sasl.password": "hunter2", "max.poll.interval.ms": 1}
+    properties = {"ssl.key.password": "hunter2", "max.poll.interval.ms": 1}
     async with broker_at(kafka.address, properties=properties) as broker:
         with pytest.raises(InvalidOptionError) as caught:
             async with broker.subscriber(group="g").subscribe(topic):

@@ -197,6 +197,27 @@ asyncio.run(main())
             assert delivery.message.payload == b"10"
 
 
+@pytest.mark.fault("OBS-04")
+async def test_the_lag_is_the_brokers(kafka: Kafka, topic: str, group: str) -> None:
+    """Once all is quiet: ends minus commits, as another client reads them, and none out of turn."""
+    async with broker_at(kafka.address) as broker:
+        subscriber = broker.subscriber(group=group)
+        assert await subscriber.lag(topic) == 0
+        await broker.publisher().publish(topic, *numbered(100))
+        assert await subscriber.lag(topic) == 100
+        async with subscriber.subscribe(topic, max_in_flight=100) as deliveries:
+            held: list[Delivery] = []
+            while len(held) < 60:
+                held += await deliveries.receive(60 - len(held))
+            for delivery in held:
+                assert delivery.ack()
+                await delivery.settled()
+            ends = Counter(record.partition() for record in records(kafka, topic))
+            done = committed(kafka, topic, group)
+            outside = sum(end - max(done[n][0], 0) for n, end in ends.items())
+            assert await subscriber.lag(topic) == outside == 40
+
+
 async def test_a_stranger_may_commit_for_the_group(kafka: Kafka, topic: str, group: str) -> None:
     """Another client's offset counts, and what it writes beside that is passed over."""
     async with broker_at(kafka.address) as broker:

@@ -41,7 +41,6 @@ def test_arguments_go_before_the_address() -> None:
     [
         "kafka://",
         "kafka://h/path",
-        "kafka://user:secret@h",
         "kafka://h?publish_timeout=secret",
         "kafka://h?secret=1",
     ],

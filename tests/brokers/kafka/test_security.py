@@ -1,0 +1,222 @@
+"""Who may come in, and who is believed: a real cluster with TLS and SASL."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventflow.brokers.kafka import KafkaBroker, OAuthBearer, Sasl, Tls, Token
+from eventflow.errors import BrokerAuthenticationError, BrokerConnectionError
+from eventflow.messaging import Message, connect
+from tests.servers.secure_kafka import PASSWORD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.servers.secure_kafka import SecureKafka
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).parents[3]
+WRONG = "hunter2-canary"
+
+
+def alice(mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD) -> Sasl:
+    return Sasl(username="alice", password=password, mechanism=mechanism)
+
+
+def part(claims: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+
+
+def unsigned_token() -> Token:
+    """What the test's cluster takes; a real one wants a signature."""
+    now = time.time()
+    claims = {"sub": "alice", "iat": now, "exp": now + 600}
+    return Token(f"{part({'alg': 'none'})}.{part(claims)}.", 600)
+
+
+def trusting(server: SecureKafka, **more: Any) -> Tls:
+    return Tls(ca_file=server.certificates.ca, **more)
+
+
+def with_certificate(server: SecureKafka) -> Tls:
+    files = server.certificates
+    return trusting(server, certificate_file=files.client, key_file=files.client_key)
+
+
+Made = dict[str, Any]
+COMERS: dict[str, Callable[[SecureKafka], Made]] = {
+    "certificate": lambda s: {"hosts": s.at("tls"), "tls": with_certificate(s)},
+    "plain": lambda s: {"hosts": s.at("sasltls"), "tls": trusting(s), "sasl": alice("PLAIN")},
+    "scram-256": lambda s: {
+        "hosts": s.at("sasltls"),
+        "tls": trusting(s),
+        "sasl": alice("SCRAM-SHA-256"),
+    },
+    "scram-512": lambda s: {"hosts": s.at("sasltls"), "tls": trusting(s), "sasl": alice()},
+    "scram without tls": lambda s: {"hosts": s.at("saslplain"), "sasl": alice()},
+    "token": lambda s: {
+        "hosts": s.at("sasltls"),
+        "tls": trusting(s),
+        "sasl": OAuthBearer(unsigned_token),
+    },
+}
+
+
+async def goes_round(broker: KafkaBroker) -> None:
+    """Everything that makes a client of its own: a topic, a publish, a group, its lag."""
+    topic = f"secured.{uuid.uuid4().hex[:12]}"
+    await broker.ensure_topics(topic, partitions=1)
+    await broker.publisher().publish(topic, Message(b"x"))
+    subscriber = broker.subscriber(group=topic)
+    assert await subscriber.lag(topic) == 1
+    async with subscriber.subscribe(topic) as deliveries:
+        (delivery,) = await deliveries.receive()
+        assert delivery.ack()
+        await delivery.settled()
+    assert await subscriber.lag(topic) == 0
+
+
+@pytest.mark.parametrize("who", COMERS)
+async def test_who_may_come_in(secure_kafka: SecureKafka, who: str) -> None:
+    """A certificate, each mechanism, a token: all that a broker does works, and nothing blocks."""
+    gap, stop = 0.0, asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal gap
+        loop = asyncio.get_running_loop()
+        while not stop.is_set():
+            before = loop.time()
+            await asyncio.sleep(0.01)
+            gap = max(gap, loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(60), KafkaBroker(**COMERS[who](secure_kafka)) as broker:
+        await goes_round(broker)
+    stop.set()
+    await watching
+    assert gap < 0.9, "the client library waits a second for the first token"
+
+
+async def test_by_an_address(secure_kafka: SecureKafka) -> None:
+    """User, password and the authority's file in it."""
+    password = "".join(f"%{byte:02X}" for byte in PASSWORD.encode())
+    broker = connect(
+        f"kafka://alice:{password}@{secure_kafka.at('sasltls')}"
+        f"?sasl=PLAIN&ca_file={secure_kafka.certificates.ca}"
+    )
+    assert isinstance(broker, KafkaBroker)
+    async with broker:
+        await goes_round(broker)
+
+
+def wrong(server: SecureKafka, mechanism: str) -> Made:
+    sasl = alice(mechanism, WRONG)
+    return {"hosts": server.at("sasltls"), "tls": trusting(server), "sasl": sasl}
+
+
+REFUSED: dict[str, tuple[str, Callable[[SecureKafka], Made]]] = {
+    "wrong ca": (
+        "another host, has expired, or",
+        lambda s: {"hosts": s.at("tls"), "tls": Tls(ca_file=s.certificates.other_ca)},
+    ),
+    "no ca": ("another host, has expired, or", lambda s: {"hosts": s.at("tls"), "tls": True}),
+    "other host": (
+        "another host, has expired, or",
+        lambda s: {"hosts": s.at("tls", "localhost"), "tls": with_certificate(s)},
+    ),
+    "expired": (
+        "another host, has expired, or",
+        lambda s: {"hosts": s.at("expired"), "tls": trusting(s)},
+    ),
+    "no certificate": (
+        "certificate_file",
+        lambda s: {"hosts": s.at("tls"), "tls": trusting(s)},
+    ),
+    "no tls there": ("does not speak TLS", lambda s: {"hosts": s.address, "tls": trusting(s)}),
+    "wrong password, PLAIN": ("credentials", lambda s: wrong(s, "PLAIN")),
+    "wrong password, SCRAM-SHA-256": ("credentials", lambda s: wrong(s, "SCRAM-SHA-256")),
+    "wrong password, SCRAM-SHA-512": ("credentials", lambda s: wrong(s, "SCRAM-SHA-512")),
+    "no login there": (
+        "credentials",
+        lambda s: {"hosts": s.address, "sasl": alice("PLAIN", WRONG)},
+    ),
+    "bad token": (
+        "credentials",
+        lambda s: {
+            "hosts": s.at("sasltls"),
+            "tls": trusting(s),
+            "sasl": OAuthBearer(lambda: Token(WRONG, 60)),
+        },
+    ),
+}
+
+
+@pytest.mark.fault("SEC-13")
+@pytest.mark.parametrize("why", REFUSED)
+async def test_who_is_refused(
+    secure_kafka: SecureKafka, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A typed error that says where to look, by the deadline, and no secret in it or in the log."""
+    said, made = REFUSED[why]
+    caplog.set_level(logging.DEBUG)
+    broker = KafkaBroker(**made(secure_kafka), connect_timeout=3.0)
+    began = time.monotonic()
+    with pytest.raises(BrokerAuthenticationError, match=said) as caught:
+        await broker.__aenter__()
+    assert time.monotonic() - began < 7
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    ours = [line for line in shown.format() if f'File "{ROOT}/tests' not in line]
+    assert WRONG not in "".join(ours)
+    assert WRONG not in caplog.text
+    assert not caught.value.retriable
+
+
+async def test_what_wants_tls_or_a_login(secure_kafka: SecureKafka) -> None:
+    """Nothing in the protocol says so: the error asks."""
+    for listener in ("tls", "saslplain"):
+        broker = KafkaBroker(secure_kafka.at(listener), connect_timeout=1.0)
+        with pytest.raises(BrokerConnectionError, match="perhaps it wants TLS or a login"):
+            await broker.__aenter__()
+
+
+async def test_no_token_comes(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:
+    """An error within the library's 10 s; what the function raised is not shown, its type is."""
+
+    def fails() -> Token:
+        raise LookupError(WRONG)
+
+    broker = KafkaBroker(
+        secure_kafka.at("sasltls"), tls=trusting(secure_kafka), sasl=OAuthBearer(fails)
+    )
+    with pytest.raises(BrokerAuthenticationError, match="credentials"):
+        async with asyncio.timeout(20):
+            await broker.__aenter__()
+    assert "kafka_token_failed" in caplog.text
+    assert "LookupError" in caplog.text
+    assert WRONG not in caplog.text
+
+
+async def test_tls_that_believes_anybody_is_loud(
+    secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Possible by properties= alone, and never unseen."""
+    weak = {"ssl.endpoint.identification.algorithm": "none"}
+    async with KafkaBroker(
+        secure_kafka.at("sasltls", "localhost"),
+        tls=trusting(secure_kafka),
+        sasl=alice(),
+        properties=weak,
+    ):
+        pass
+    assert "kafka_tls_weakened" in caplog.text

@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from tests.servers.kafka import Kafka
+
 # Tests of the pytest plugin run suites of their own with it.
 pytest_plugins = ["pytester"]
 
@@ -30,6 +32,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def can_run_kafka() -> None:
+    """For tests that need a Kafka: the fixture below, or one of their own."""
+    from tests.servers.kafka import missing
+
+    if (lacking := missing()) is not None:
+        pytest.skip(f"needs a Kafka: {lacking}")
+
+
+@pytest.fixture(scope="session")
+def kafka(can_run_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Generator[Kafka]:
+    """One Kafka for a whole run, with nothing in it; started when the first test needs it."""
+    from tests.servers.kafka import Kafka
+
+    server = Kafka.started(tmp_path_factory.mktemp("kafka"))
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

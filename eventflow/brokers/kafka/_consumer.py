@@ -421,6 +421,7 @@ LASTING = frozenset(
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.TOPIC_EXCEPTION,
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
     }
 )
 """Errors that end a subscription; others pass."""

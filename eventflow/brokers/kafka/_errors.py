@@ -24,6 +24,7 @@ __all__ = (
     "code_name",
     "distrust",
     "is_distrust",
+    "is_of_rebalance",
     "may_pass",
     "not_found",
     "not_made",
@@ -81,6 +82,20 @@ PASSING = frozenset(
 )
 
 
+OF_REBALANCE = frozenset(
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+    }
+)
+
+
+def is_of_rebalance(error: KafkaError) -> bool:
+    """Whether a group says that it is sharing anew: what was asked is asked again after that."""
+    return error.code() in OF_REBALANCE
+
+
 def is_distrust(error: KafkaError) -> bool:
     """Whether it says that one of both sides does not trust the other.
 
@@ -107,7 +122,7 @@ def not_found(topic: str) -> TopicNotFoundError:
     """The error for a topic that there is not."""
     return TopicNotFoundError(
         f"there is no topic {topic!r}, and a subscription or a publish does not create it: "
-        "create it with its partitions first",
+        "create it first, with ensure_topics() for example",
         topic=topic,
     )
 
@@ -119,6 +134,11 @@ def broken(error: Exception, topic: str) -> BrokerError:
     reason = error.args[0]
     if reason.code() in NOT_FOUND:
         return not_found(topic)
+    if reason.code() == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
+        return BrokerConnectionError(
+            f"the group does not let us in to {topic!r}: its members share partitions in another "
+            "way; say the same assignor= in all of them"
+        )
     text = f"the subscription to {topic!r} ended: {code_name(reason)}"
     return BrokerError(text) if reason.code() in FOREVER else BrokerConnectionError(text)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventflow._log import EventLogger
 from eventflow.brokers.kafka._consumer import ConsumerThread
-from eventflow.brokers.kafka._errors import broken, code_name, not_made
+from eventflow.brokers.kafka._errors import broken, code_name, is_of_rebalance, not_made
 from eventflow.brokers.kafka._partition import Partition
 from eventflow.lifecycle.waiters import Waiters
 from eventflow.messaging import SettlementState
@@ -240,6 +240,13 @@ class Feed:
             self._partitions[number] = partition
             if partition.is_watched:
                 self._watched.add(partition)
+        if partitions:
+            log.info(
+                "eventflow.partitions_assigned",
+                topic=self._topic,
+                group=self._group,
+                partitions=sorted(partitions),
+            )
 
     def revoke(self, numbers: Iterable[int], give: Callable[[Commit], bool]) -> None:
         """Partitions are going to be taken away: give what is to be committed of them.
@@ -273,10 +280,12 @@ class Feed:
 
     def revoked(self, numbers: Iterable[int]) -> None:
         """Partitions are not ours any more."""
+        gone: list[int] = []
         for number in numbers:
             partition = self._partitions.pop(number, None)
             if partition is None:
                 continue
+            gone.append(number)
             self._watched.discard(partition)
             self._thread.used(len(partition.ready), sum(map(len, partition.ready)))
             given_up = partition.lose()
@@ -290,6 +299,13 @@ class Feed:
                     partition=number,
                     in_flight=len(given_up),
                 )
+        if gone:
+            log.info(
+                "eventflow.partitions_revoked",
+                topic=self._topic,
+                group=self._group,
+                partitions=sorted(gone),
+            )
         self.readers.wake_all()
 
     def committed(self, commit: Commit, refused: Mapping[int, KafkaError | None]) -> None:
@@ -309,15 +325,18 @@ class Feed:
                     delivery.lost()
             else:
                 partition.take_back(part)
-        reasons = {code_name(error) for error in refused.values() if error is not None}
-        if reasons:
-            log.warning(
-                "eventflow.commit_failed",
-                topic=self._topic,
-                group=self._group,
-                reason=", ".join(sorted(reasons)),
-                partitions=sorted(refused),
-            )
+        errors = [error for error in refused.values() if error is not None]
+        if errors:
+            facts = {
+                "topic": self._topic,
+                "group": self._group,
+                "reason": ", ".join(sorted({code_name(error) for error in errors})),
+                "partitions": sorted(refused),
+            }
+            if all(map(is_of_rebalance, errors)):
+                log.info("eventflow.commit_postponed", **facts)
+            else:
+                log.warning("eventflow.commit_failed", **facts)
         if self._watched and not refused:
             self._prepare()
         if self._timer is None and any(p.is_dirty for p in self._partitions.values()):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from eventflow._log import EventLogger
@@ -22,7 +24,7 @@ from eventflow.events import validate_topic
 from eventflow.lifecycle.options import check_seconds, check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from eventflow.messaging import Dsn
 
@@ -70,6 +72,10 @@ OURS = {
 }
 """Properties of the client library that may not be set, and why."""
 
+HOLD_BACK_S = 10.0
+MOST_KINDS = 100
+
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?", re.ASCII)
 _PROPERTY = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z0-9]+)+", re.ASCII)
 
@@ -77,7 +83,16 @@ log = EventLogger("eventflow.kafka")
 
 
 class ClientLog:
-    """Where the client library's own lines go: it calls ``log`` as that of stdlib's loggers."""
+    """Where the client library's own lines go: it calls ``log`` as that of stdlib's loggers.
+
+    A broker that is away is tried many times a second. What differs from an earlier line in numbers
+    alone is held back for 10 s, then counted.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+        self._held: Counter[str] = Counter()
 
     def log(self, level: int, text: str, *parts: object) -> None:
         """Write one line. Which of its properties mean something is nobody's news."""
@@ -85,10 +100,19 @@ class ClientLog:
         if facility == "CONFWARN":
             return
         said = " ".join(map(str, rest)) or text
+        key, now = f"{facility} {_NUMBER.sub('', said)}", self._clock()
+        if now < self._until.get(key, 0.0):
+            self._held[key] += 1
+            return
+        if len(self._until) >= MOST_KINDS:
+            self._until.clear()
+        self._until[key] = now + HOLD_BACK_S
+        held = self._held.pop(key, 0)
+        repeats = {"held_back": held} if held else {}
         if level >= logging.WARNING:
-            log.warning("eventflow.kafka_client_warned", about=facility, text=said)
+            log.warning("eventflow.kafka_client_warned", about=facility, text=said, **repeats)
         else:
-            log.info("eventflow.kafka_client_said", about=facility, text=said)
+            log.info("eventflow.kafka_client_said", about=facility, text=said, **repeats)
 
 
 def check_topic(topic: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import uuid
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from eventflow.errors import BrokerConnectionError
 from eventflow.failure import FailurePolicy
 from eventflow.messaging import BrokerEventPublisher, Message, Router
 from tests.brokers.kafka.support import Counted, broker_at, committed, records, until
@@ -99,6 +101,41 @@ async def test_members_come_and_go_under_load(
     for key in {key for key, _ in seen}:
         mine = [n for k, n in seen if k == key]
         assert mine == sorted(mine)
+
+
+async def test_a_group_that_shares_in_another_way(kafka: Kafka, topic: str, group: str) -> None:
+    """Its error names the option; the group stays as it is, and others can join it."""
+    async with (
+        broker_at(kafka.address, assignor="range") as one,
+        broker_at(kafka.address) as other,
+        one.subscriber(group=group).subscribe(topic) as deliveries,
+    ):
+        await one.publisher().publish(topic, *numbered(1))
+        (delivery,) = await deliveries.receive()
+        async with asyncio.timeout(20), other.subscriber(group=group).subscribe(topic) as none:
+            with pytest.raises(BrokerConnectionError, match="assignor="):
+                await none.receive()
+        assert delivery.ack()
+        await delivery.settled()
+
+
+async def test_who_has_which_partition_is_told(
+    kafka: Kafka, topic: str, group: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On lines of level INFO, as they come and go."""
+    caplog.set_level(logging.INFO, "eventflow.kafka")
+
+    def told(what: str) -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if f"partitions_{what}" in line and group in line]
+
+    async with broker_at(kafka.address) as one, broker_at(kafka.address) as other:
+        async with one.subscriber(group=group).subscribe(topic):
+            await until(lambda: bool(told("assigned")), "all are assigned")
+            assert "[0, 1, 2, 3]" in told("assigned")[0]
+            async with other.subscriber(group=group).subscribe(topic):
+                await until(lambda: bool(told("revoked")), "some are revoked")
+                await until(lambda: len(told("assigned")) > 1, "and assigned again")
 
 
 async def test_a_partition_that_goes_waits_for_what_is_handled(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 
 from eventflow.brokers.kafka import KafkaBroker
-from eventflow.brokers.kafka._settings import check_topic
+from eventflow.brokers.kafka._settings import ClientLog, check_topic
 from eventflow.errors import InvalidDsnError, InvalidOptionError, InvalidTopicError
 from eventflow.messaging import connect
 
@@ -98,3 +99,30 @@ def test_a_topic_too_long_for_kafka() -> None:
     assert check_topic("a" * 249) == "a" * 249
     with pytest.raises(InvalidTopicError, match="249"):
         check_topic("a" * 250)
+
+
+def test_lines_of_the_client_that_repeat(caplog: pytest.LogCaptureFixture) -> None:
+    """Once in 10 s, with how many were held back; others are written meanwhile."""
+    now = 0.0
+    client = ClientLog(lambda: now)
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    for n in range(50):
+        client.log(logging.WARNING, "%s %s", "FAIL", f"broker {n}: away after {n} ms")
+    client.log(logging.WARNING, "%s %s", "FAIL", "something else")
+    client.log(logging.WARNING, "%s", "CONFWARN", "no news")
+    first, other = lines()
+    assert "broker 0" in first
+    assert "something else" in other
+    now = 10.0
+    client.log(logging.WARNING, "%s %s", "FAIL", "broker 50: away after 50 ms")
+    (again,) = lines()
+    assert "broker 50" in again
+    assert "held_back=49" in again
+    for n in range(300):  # of 300 kinds
+        client.log(logging.WARNING, "%s %s", "FAIL", "x" * n)
+    assert len(lines()) == 300

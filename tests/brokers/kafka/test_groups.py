@@ -129,13 +129,16 @@ async def test_who_has_which_partition_is_told(
         lines = [record.getMessage() for record in caplog.records]
         return [line for line in lines if f"partitions_{what}" in line and group in line]
 
-    async with broker_at(kafka.address) as one, broker_at(kafka.address) as other:
-        async with one.subscriber(group=group).subscribe(topic):
-            await until(lambda: bool(told("assigned")), "all are assigned")
-            assert "[0, 1, 2, 3]" in told("assigned")[0]
-            async with other.subscriber(group=group).subscribe(topic):
-                await until(lambda: bool(told("revoked")), "some are revoked")
-                await until(lambda: len(told("assigned")) > 1, "and assigned again")
+    async with (
+        broker_at(kafka.address) as one,
+        broker_at(kafka.address) as other,
+        one.subscriber(group=group).subscribe(topic),
+    ):
+        await until(lambda: bool(told("assigned")), "all are assigned")
+        assert "[0, 1, 2, 3]" in told("assigned")[0]
+        async with other.subscriber(group=group).subscribe(topic):
+            await until(lambda: bool(told("revoked")), "some are revoked")
+            await until(lambda: len(told("assigned")) > 1, "and assigned again")
 
 
 async def test_a_partition_that_goes_waits_for_what_is_handled(

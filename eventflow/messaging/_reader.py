@@ -86,6 +86,16 @@ class Reader:
         self._receives = False
         self._since = 0.0
 
+    @property
+    def problem(self) -> str:
+        """Why nothing comes at present, as far as the backend knows."""
+        return "" if self._deliveries is None else self._deliveries.problem
+
+    @property
+    def lag(self) -> int | None:
+        """How many messages it could still get, as far as was heard."""
+        return None if self._deliveries is None else self._deliveries.lag
+
     # What is bound to it
 
     def bind(self, runner: Runner) -> asyncio.Future[None]:

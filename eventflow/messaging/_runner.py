@@ -358,10 +358,15 @@ class Runner:
                 if reader.state != "running":
                     state, reason = reader.state, reader.reason
                     break
+                if problem := reader.problem:
+                    state, reason = "reconnecting", problem
+                    break
             else:
                 if pauses:
                     state, reason = "paused", next(iter(pauses.values()))
-        return HandlerHealth(name=self.name, state=state, reason=reason)
+        lags = [lag for reader in self.readers if (lag := reader.lag) is not None]
+        lag = sum(lags) if lags else None
+        return HandlerHealth(name=self.name, state=state, reason=reason, lag=lag)
 
     # Stopping
 

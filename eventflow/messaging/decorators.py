@@ -229,6 +229,14 @@ class _TransformedDeliveries(Deliveries):
     def has_more(self, until: float) -> bool:
         return self._inner.has_more(until)
 
+    @property
+    def problem(self) -> str:
+        return self._inner.problem
+
+    @property
+    def lag(self) -> int | None:
+        return self._inner.lag
+
 
 class _Unreadable(Message):
     """A message whose payload is an error: who reads it gets that."""

@@ -133,6 +133,22 @@ class Deliveries(ABC):
         """
         return False
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can come at present, as far as is known at once; empty if nothing is wrong.
+
+        A router is not ready meanwhile. What is broken for good is raised by `receive` instead.
+        """
+        return ""
+
+    @property
+    def lag(self) -> int | None:
+        """How many messages this member could still get, as far as was heard; settled ones not.
+
+        ``None`` where nobody knows. `Subscriber.lag` asks the broker, for the whole group.
+        """
+        return None
+
     def __aiter__(self) -> Self:
         """The iterator is the object itself."""
         return self

@@ -91,11 +91,15 @@ class HandlerHealth:
             stored can't be), ``reconnecting``, ``failed`` (it will not receive again by
             itself), ``stopping`` or ``stopped``.
         reason: Why, where it is not running.
+        lag: Messages that wait in the broker for this process, or are not settled, as far as was
+            heard; handlers that share a subscription have the same. ``None`` where the backend
+            does not say.
     """
 
     name: str
     state: str
     reason: str = ""
+    lag: int | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -52,6 +52,8 @@ STALL_S = 1.0
 Not at once: what it has fetched ahead is thrown away by a pause, and fetched again."""
 LOOK_S = 10.0
 """Seconds until the ends of a topic have to be known, and between two looks for new partitions."""
+SAY_S = 1.0
+"""Seconds between two words to the event loop about how it is."""
 ASK_S = 1.0
 """Seconds of one attempt at a question."""
 LAST_COMMIT_S = 2.0
@@ -113,6 +115,7 @@ class ConsumerThread:
         self._is_eager = settings.is_eager
         self._revoke_timeout = settings.revoke_timeout
         self._came = self._came_bytes = 0
+        self._said = 0.0
         self._room = threading.Event()
         self._is_ending = False
         self._owned: set[int] = set()
@@ -183,6 +186,7 @@ class ConsumerThread:
                 if self._is_ending:
                     break
                 self._take(consumer.poll(POLL_S))
+                self._say()
                 if self._is_broadcast and time.monotonic() - looked > LOOK_S:
                     self._take_new()
                     looked = time.monotonic()
@@ -210,6 +214,19 @@ class ConsumerThread:
             start.append(place)
         self._tell(self._feed.assigned, {place.partition: NOTHING for place in start})
         consumer.assign(start)
+
+    def _say(self) -> None:
+        """Say, once in a while, that we are well, and where partitions begin and end."""
+        now = time.monotonic()
+        if now - self._said < SAY_S:
+            return
+        self._said = now
+        extents: dict[int, tuple[int, int]] = {}
+        for place in self._consumer.assignment():
+            known: tuple[int, int] = self._consumer.get_watermark_offsets(place, cached=True)
+            if known[1] >= 0:  # something was fetched
+                extents[place.partition] = known
+        self._tell(self._feed.heard, extents)
 
     def _take_new(self) -> None:
         """Take partitions that the topic did not have before, from their beginning on."""
@@ -299,6 +316,7 @@ class ConsumerThread:
             consumer.pause(consumer.assignment())
             # What was on its way past the pause is one of those that wait, then.
             self._take(consumer.poll(POLL_S))
+            self._say()
         if not self._is_ending:
             consumer.resume(consumer.assignment())
 
@@ -402,7 +420,9 @@ class ConsumerThread:
             commit = self._wanted.popleft()
             lost = KafkaError(KafkaError.ILLEGAL_GENERATION)
             self._tell(self._feed.committed, commit, dict.fromkeys(commit, lost))
-        self._go(consumer, {p.partition for p in partitions}, partitions)
+        numbers = {p.partition for p in partitions}
+        self._tell(self._feed.lost, numbers)
+        self._go(consumer, numbers, partitions)
 
     def _go(self, consumer: Consumer, numbers: set[int], partitions: list[TopicPartition]) -> None:
         self._owned -= numbers

@@ -63,6 +63,15 @@ class KafkaDeliveries(Deliveries):
         self._is_paused = False
         self._feed.readers.wake_all()
 
+    @property
+    def problem(self) -> str:
+        return self._feed.problem
+
+    @property
+    def lag(self) -> int | None:
+        """Of the partitions that this process has, in the subscriptions of one group together."""
+        return self._feed.lag
+
     def close(self) -> None:
         """Give back what is unsettled, and end whoever waits in `receive`."""
         if not self._is_closed:

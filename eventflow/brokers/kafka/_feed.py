@@ -31,6 +31,8 @@ FLUSH_S = 0.01
 FLUSH_AT = 500
 """Settlements that are committed at once."""
 RETRY_S = 0.2
+LOST_S = 20.0
+"""Seconds beyond the session's that something may take before it is called a problem."""
 END_S = 4.0
 """Seconds that leaving waits for the consumer's thread; a broker that hangs holds it up."""
 
@@ -79,6 +81,9 @@ class Feed:
         self._revocation: _Revocation | None = None
         self._is_closing = False
         self._abandoning: asyncio.TimerHandle | None = None
+        self._alone_since: float | None = loop.time()  # until the group has said what is ours
+        self._extents: Mapping[int, tuple[int, int]] = {}
+        self._heard_at = loop.time()
         self._joined = loop.create_future()
         self._over = loop.create_future()
         self._thread = ConsumerThread(
@@ -95,6 +100,32 @@ class Feed:
         await asyncio.shield(self._joined)
         if self.error is not None:
             raise self.error
+
+    # How it is
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can come at present; empty if nothing is wrong."""
+        longest = self._settings.session_timeout + self._settings.revoke_timeout + LOST_S
+        now = self._loop.time()
+        if now - self._heard_at > longest:
+            return f"the client has said nothing for {now - self._heard_at:.0f} s"
+        if self._alone_since is not None and now - self._alone_since > longest:
+            return f"it waits for its group for {now - self._alone_since:.0f} s"
+        return ""
+
+    @property
+    def lag(self) -> int | None:
+        """How many messages of the partitions that are ours are not done, as far as was heard."""
+        extents = self._extents
+        if not self._partitions.keys() <= extents.keys():
+            return None
+        return sum(p.lag(*extents[number]) for number, p in self._partitions.items())
+
+    def heard(self, extents: Mapping[int, tuple[int, int]]) -> None:
+        """The thread is well; where partitions begin and end, as far as it knows."""
+        self._heard_at = self._loop.time()
+        self._extents = extents
 
     # Handing out
 
@@ -234,6 +265,7 @@ class Feed:
 
     def assigned(self, partitions: Mapping[int, Progress]) -> None:
         """Partitions are ours from now on; what their commits say beyond the offset."""
+        self._alone_since = None
         self.revoked(self._partitions.keys() & partitions.keys())
         for number, progress in partitions.items():
             partition = Partition(self._topic, number, progress, is_kept=not self._is_broadcast)
@@ -307,6 +339,12 @@ class Feed:
                 partitions=sorted(gone),
             )
         self.readers.wake_all()
+
+    def lost(self, numbers: Iterable[int]) -> None:
+        """The group has taken us for dead."""
+        self._alone_since = self._loop.time()
+        self._extents = {}
+        self.revoked(numbers)
 
     def committed(self, commit: Commit, refused: Mapping[int, KafkaError | None]) -> None:
         """A commit has ended; of which partitions the broker did not take it, and why."""

@@ -152,6 +152,7 @@ class Partition:
 
     __slots__ = (
         "_again",
+        "_begin",
         "_careful_for",
         "_done",
         "_held",
@@ -188,6 +189,7 @@ class Partition:
         self._held: dict[int, KafkaDelivery] = {}  # handed out and not acked, by offset, in order
         self._again: list[int] = []
         self._position: int | None = None  # one past the last that was handed out, or was done
+        self._begin = progress.offset
         self._is_open = not is_kept
         self._openings = progress.openings
         self._opened_at = 0
@@ -222,6 +224,15 @@ class Partition:
         """What is in somebody's hands."""
         waiting = set(self._again)
         return [held for offset, held in self._held.items() if offset not in waiting]
+
+    def lag(self, begin: int, end: int) -> int:
+        """How many messages are not done, of a partition from ``begin`` to ``end``; gaps count."""
+        at = self._position
+        if at is None:
+            at = self.ready[0].offset() if self.ready else self._begin
+        at = begin if at is None else at
+        done = sum(last - max(first, at) for first, last in self._done if last > at)
+        return max(end - at - done, 0) + len(self._held)
 
     def prepare(self) -> bool:
         """Ask for the commit that permits the next message, if it takes one. Whether it does."""

@@ -56,11 +56,13 @@ class Progress(NamedTuple):
             in good order.
         notes: Of messages that were delivered before, by offset.
         done: Offsets that are done.
+        offset: The commit's own; ``None`` where the group has none.
     """
 
     openings: int = 0
     notes: Mapping[int, Note] = {}
     done: Ranges = ()
+    offset: int | None = None
 
 
 NOTHING = Progress()
@@ -85,7 +87,7 @@ def to_text(progress: Progress, committed: int) -> str:
     Counts and ranges that find no room are left out, the furthest first: those messages are
     counted anew, and what is in those ranges comes again.
     """
-    openings, notes, done = progress
+    openings, notes, done, _ = progress
     if not (openings or notes or done):
         return ""
     room = (MAX_TEXT - len(MARK)) // 4 * 3
@@ -110,6 +112,10 @@ def to_text(progress: Progress, committed: int) -> str:
 
 def from_text(text: str | None, committed: int) -> Progress:
     """What a commit says, by its metadata; a text that is none of ours says nothing."""
+    return _read(text, committed)._replace(offset=committed)
+
+
+def _read(text: str | None, committed: int) -> Progress:
     if not text or len(text) > MAX_TEXT or not text.startswith(MARK):
         return NOTHING
     try:

@@ -167,6 +167,10 @@ class _MemoryDeliveries(Deliveries):
         self._is_paused = False
         self._topic.readers.wake_all()
 
+    @property
+    def lag(self) -> int:
+        return self._group.lag
+
     def has_more(self, until: float) -> bool:
         return self._group.has_more(until)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eventflow.messaging import Broadcast, Message
+from eventflow.brokers.kafka import _feed
+from eventflow.messaging import Broadcast, Message, Router
 from tests.brokers.kafka.support import broker_at, until
 
 if TYPE_CHECKING:
@@ -176,3 +177,41 @@ async def test_leaving_while_the_broker_stands_still(
         missing = {d.message.id for d in held[1:]}
         while missing:
             missing -= set(await handle(deliveries, 1))
+
+
+async def test_health_while_the_broker_stands_still(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lag as the broker has it; a member that its group has lost is not ready until it is back."""
+    monkeypatch.setattr(_feed, "LOST_S", 0.0)
+    options = {"session_timeout": 1.5, "revoke_timeout": 0.5}
+    gate = asyncio.Event()
+
+    async def handle(message: Message) -> None:
+        await gate.wait()
+
+    router = Router()
+    kafka.create_topic(f"{topic}.dead_letter")
+    async with broker_at(kafka.address, **options) as broker:
+        subscriber = broker.subscriber(group="health")
+        router.add_handler("waits", topic, handle, subscriber=subscriber, max_in_flight=10)
+        async with router:
+            await broker.publisher().publish(topic, *(Message(b"x") for _ in range(50)))
+
+            def lag() -> int | None:
+                return router.health().handlers[0].lag
+
+            await until(lambda: lag() == 50, "the lag is known")
+            assert router.is_ready
+            kafka.freeze()
+            try:
+                await until(lambda: not router.is_ready, "it is not ready")
+                (health,) = router.health().handlers
+                assert health.state == "reconnecting"
+                assert "its group" in health.reason
+            finally:
+                kafka.thaw()
+            await until(lambda: router.is_ready, "it is ready again")
+            gate.set()
+            await until(lambda: lag() == 0, "all is done")
+        assert await subscriber.lag(topic) == 0

@@ -62,7 +62,7 @@ def test_counts_are_known_again(openings: int, notes: dict[int, Note], places: l
     """As they were, beside what is done."""
     done = done_beyond(START, [START + n for n in places[:100]], START + 4_000)
     found = from_text(to_text(Progress(openings, notes, done), START), START)
-    assert found == Progress(openings, notes, done)
+    assert found == Progress(openings, notes, done, START)
 
 
 def test_counts_that_find_no_room_begin_anew() -> None:
@@ -105,7 +105,7 @@ def test_a_plain_commit_says_nothing() -> None:
 )
 def test_what_is_none_of_ours_says_nothing(text: str | None) -> None:
     """Others may commit for the group, and write there what they like."""
-    assert from_text(text, 7) == NOTHING
+    assert from_text(text, 7) == NOTHING._replace(offset=7)
 
 
 @given(st.binary(max_size=100))

@@ -32,7 +32,7 @@ from eventflow.errors import (
     RouterError,
 )
 from eventflow.failure import DeadLetter, Log
-from eventflow.messaging import BrokerEventPublisher, Message, Router
+from eventflow.messaging import BrokerEventPublisher, Message, Router, transform_received
 from tests.unit.messaging.support import QUICK, Paid, Placed, Shipped, now, stored
 
 if TYPE_CHECKING:
@@ -476,6 +476,38 @@ async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: Mem
         assert await subscriber.lag("orders") == 0
     assert len(attempts) == 4
     assert len(await stored(broker, "graves")) == 1
+
+
+async def test_health_tells_of_the_backend_below(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many messages wait, and a problem that may pass: not ready meanwhile, and says why."""
+    gate = asyncio.Event()
+
+    async def handle(event: Placed) -> None:
+        await gate.wait()
+
+    router = Router()
+    subscriber = transform_received(broker.subscriber(group="g"), lambda message: message)
+    router.add_handler("h", Placed, handle, subscriber=subscriber, max_in_flight=2)
+    publisher = BrokerEventPublisher(broker.publisher())
+    async with router:
+        for n in range(5):
+            await publisher.publish(Placed(n=n))
+        await asyncio.sleep(0.1)
+        (health,) = router.health().handlers
+        assert (health.state, health.lag) == ("running", 5)
+        with monkeypatch.context() as patch:
+            why = property(lambda _: "it waits for its group")
+            patch.setattr("eventflow.brokers.memory.subscriber._MemoryDeliveries.problem", why)
+            (health,) = router.health().handlers
+            assert (health.state, health.reason) == ("reconnecting", "it waits for its group")
+            assert not router.is_ready
+        assert router.is_ready
+        gate.set()
+        await asyncio.sleep(0.1)
+        (health,) = router.health().handlers
+        assert health.lag == 0
 
 
 @pytest.mark.fault("RTR-05", "INP-08")

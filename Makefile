@@ -12,7 +12,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test run demo stress cover docs examples bench mutants clean
+.PHONY: help install fmt lint type test run demo stress cover docs examples bench bench-kafka mutants clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ cover: ## branch coverage of eventflow/, which has to reach 95 %
 bench: ## measure, beside asyncio.Queue and other libraries
 	@$(SETUP) bench
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-kafka: ## measure the Kafka backend, on a Kafka of its own, beside raw loops and other libraries
+	@$(SETUP) bench
+	@$(BIN)/python -m tests.bench.kafka $(ARGS)
 
 mutants: ## plant faults in eventflow/; each has to be noticed by a test
 	@$(SETUP)

@@ -15,7 +15,7 @@ from tests.bench.harness import Figure, Spread
 TIMES = "\N{MULTIPLICATION SIGN}"
 TO = "\N{EN DASH}"
 
-__all__ = ("PAGE", "PLOT", "lines", "write")
+__all__ = ("PAGE", "PLOT", "lines", "section", "write")
 
 PAGE = Path("docs/performance.md")
 PLOT = Path("docs/img/performance.svg")
@@ -37,14 +37,12 @@ def lines(result: dict[str, Any]) -> str:
 def write(results: Results) -> None:
     """Put tables between the markers of the page, and draw the plot.
 
-    The router's have their own place and their own conditions: what was not measured now stays.
+    Some have their own place and their own conditions: what was not measured now stays.
     """
     page = PAGE.read_text()
-    router = [r for r in results if any(f["table"] == "router" for f in r["figures"])]
-    bus = [r for r in results if r not in router]
-    tables: dict[str, str] = {}
-    if router:
-        tables["router"] = f"{_run(router)}\n\n{_figures(router, 'router')}"
+    apart = {name: _with(results, name) for name in ("router", "kafka")}
+    bus = [r for r in results if not any(r in its for its in apart.values())]
+    tables = {name: section(its, name) for name, its in apart.items() if its}
     if bus:
         plot = f"\n\n![Ratios with their spread]({PLOT.relative_to(PAGE.parent)})"
         table, _, notes = _figures(bus, "figures").partition("\n\n")
@@ -63,6 +61,16 @@ def write(results: Results) -> None:
     PAGE.write_text(page)
     if bus:
         _plot(bus)
+
+
+def section(results: Results, table: str) -> str:
+    """A table with the conditions it was measured in, as it stands in the page."""
+    return f"{_run(results)}\n\n{_figures(results, table)}"
+
+
+def _with(results: Results, table: str) -> Results:
+    """Those that have figures of a table."""
+    return [r for r in results if any(f["table"] == table for f in r["figures"])]
 
 
 def _of(results: Results, table: str) -> dict[str, dict[str, Figure]]:

@@ -48,7 +48,7 @@ class Program:
         )
 
 
-def build() -> Program | str:
-    """The program, or why there is none."""
-    built = go.build(SOURCE)
+def build(source: Path = SOURCE) -> Program | str:
+    """The program in a directory, or why there is none."""
+    built = go.build(source)
     return built if isinstance(built, str) else Program(built)

@@ -35,12 +35,18 @@ def headers_of(message: Message) -> tuple[Headers, int]:
     Raises:
         InvalidMessageError: Its metadata or headers use the name that the id goes under.
     """
-    headers: Headers = [*message.headers] if message.headers else []
-    size = sum(len(name.encode()) + len(value) + PER_HEADER for name, value in message.headers)
-    for name, text in ((ID, message.id), *message.metadata.items()):
+    headers: Headers = []
+    size = 0
+    if message.headers:
+        headers += message.headers
+        size = sum(len(name.encode()) + len(value) + PER_HEADER for name, value in message.headers)
+    value = message.id.encode()
+    headers.append((ID, value))
+    size += len(value) + len(ID) + PER_HEADER
+    for name, text in message.metadata.items():
         value = text.encode()
         headers.append((name, value))
-        size += len(name.encode()) + len(value) + PER_HEADER
+        size += len(value) + (len(name) if name.isascii() else len(name.encode())) + PER_HEADER
     if ID in message.metadata or (message.headers and any(n == ID for n, _ in message.headers)):
         raise InvalidMessageError(
             f"{ID!r} is the name that the id of a message goes under; it can't be in its metadata"

@@ -46,6 +46,8 @@ class KafkaPublisher:
         self._broker = broker
         self._features = features
         self._timeout = timeout
+        assert features.max_payload_bytes is not None
+        self._limit = features.max_payload_bytes
 
     @property
     def features(self) -> Features:
@@ -109,9 +111,9 @@ class KafkaPublisher:
             self._features.require("publish_delay")
         key = key_bytes(message.key)
         headers, extra = headers_of(message)
-        extra += len(key or b"")
-        size, limit = len(message.payload), self._features.max_payload_bytes
-        assert limit is not None
+        if key is not None:
+            extra += len(key)
+        size, limit = len(message.payload), self._limit
         if size <= limit and extra <= MAX_EXTRAS:
             return key, headers
         what = (
@@ -137,7 +139,7 @@ class KafkaPublisher:
                 f"message {at.id!r} is larger than a record may be",
                 message_id=at.id,
                 size=len(at.payload),
-                limit=self._features.max_payload_bytes or 0,
+                limit=self._limit,
             )
         else:
             failed = PublishError(f"message {at.id!r} was refused: {code_name(error)}")

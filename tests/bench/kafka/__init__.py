@@ -1,0 +1,1 @@
+"""Measures of the Kafka backend, beside raw confluent-kafka, FastStream and watermill-kafka."""

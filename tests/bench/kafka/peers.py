@@ -53,9 +53,11 @@ async def faststream_publish(hosts: str, given: Sequence[dict[str, str]]) -> flo
     broker: Any = KafkaBroker(hosts, logger=None)
     async with broker:
         await broker.publish(BODY, PUBLISHED)
-        return await each_in_flight(
-            given, lambda headers: broker.publish(BODY, PUBLISHED, headers=headers)
-        )
+
+        async def publish(headers: dict[str, str]) -> None:
+            await broker.publish(BODY, PUBLISHED, headers=headers)
+
+        return await each_in_flight(given, publish)
 
 
 class Watermill:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property
@@ -21,6 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from eventflow.errors import EventDefinitionError, InvalidOptionError, InvalidTopicError
 from eventflow.events import Event, EventPublisher, Part, event_name
+from eventflow.events.identity import new_id
 
 T = TypeVar("T")
 
@@ -156,6 +157,38 @@ def test_first_read_from_many_threads() -> None:
         sys.setswitchinterval(interval)
     assert all(mine == seen[0] for mine in seen)
     assert len(set(seen[0])) == rounds
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+def test_a_forked_child_draws_ids_of_its_own() -> None:
+    """What the parent has fetched ahead is not drawn twice."""
+    program = (
+        "import os\n"
+        "from eventflow.events.identity import new_id\n"
+        "new_id(0)\n"
+        "child = os.fork()\n"
+        "ids = [new_id(0) for _ in range(1_000)]\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "print('\\n'.join(ids), flush=True)\n"
+        "os._exit(0)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    ids = ran.stdout.split()
+    assert len(set(ids)) == len(ids) == 2_000
+
+
+def test_threads_draw_ids_of_their_own() -> None:
+    """At once, over many fetches."""
+
+    def draw(count: int) -> list[str]:
+        return [new_id(0) for _ in range(count)]
+
+    with ThreadPoolExecutor(8) as threads:
+        ids = [one for part in threads.map(draw, [5_000] * 8) for one in part]
+    assert len(set(ids)) == 40_000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")

@@ -81,6 +81,8 @@ class Binding:
                 f"not {type(subscriber).__name__}",
                 option="subscriber",
             )
+        if checked.order == "partition":
+            subscriber.features.require("partitions")
         if publisher is None and publish_topic is not None:
             raise InvalidOptionError(
                 "publish_topic has a meaning only with publisher=", option="publish_topic"

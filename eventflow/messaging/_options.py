@@ -23,7 +23,7 @@ DEFAULT_POLICY = FailurePolicy(retry=Retry(), then=DeadLetter())
 
 BUS_ONLY = frozenset({"overflow", "capacity", "latest_key", "block_timeout"})
 
-_ORDERS = ("strict", "relaxed")
+_ORDERS = ("strict", "partition", "relaxed")
 _UNKNOWN = ("dead_letter", "skip")
 
 
@@ -35,7 +35,7 @@ class CommonOptions(TypedDict, Generic[T], total=False):
 
     concurrency: int
     order_key: Callable[[T], Hashable]
-    order: Literal["strict", "relaxed"]
+    order: Literal["strict", "partition", "relaxed"]
     timeout: float | None
     on_failure: FailurePolicy
     max_deliveries: int
@@ -52,8 +52,9 @@ class HandlerOptions(CommonOptions[Any], total=False):
         order_key: Messages whose events have equal keys are handled in order, one at a time.
             Default: the broker's own order, where it has one.
         order: ``"strict"``, the default: retries wait in the process and hold up what comes
-            after them in the same order. ``"relaxed"``: no order is kept, and long waits before
-            a retry go through the broker.
+            after them in the same order. ``"partition"``: the same, and the order is that of a
+            partition, also between keys; needs `Features.partitions`. ``"relaxed"``: no order
+            is kept, and long waits before a retry go through the broker.
         timeout: Seconds an attempt may take, ``None`` for no limit. Default 30.
         on_failure: What happens when an attempt fails. Default: the router's.
         max_deliveries: Deliveries after which a message is dead-lettered unhandled, because it
@@ -134,6 +135,11 @@ class Options(NamedTuple):
         return options
 
     def _check_together(self) -> None:
+        if self.order == "partition" and self.order_key is not None:
+            raise InvalidOptionError(
+                'order_key is the order, and order="partition" another one: say one of them',
+                option="order_key",
+            )
         if self.order == "relaxed" and self.order_key is not None:
             raise InvalidOptionError(
                 'order_key keeps order, and order="relaxed" gives it up: say one of them',
@@ -159,6 +165,11 @@ class Options(NamedTuple):
             raise InvalidOptionError(
                 'several batches at once keep no order: say order="relaxed", or concurrency=1',
                 option="concurrency",
+            )
+        if self.order == "partition":
+            raise InvalidOptionError(
+                'order="partition" has no meaning with batch=: a batch has all that came',
+                option="order",
             )
         if self.middlewares:
             raise InvalidOptionError(

@@ -85,6 +85,7 @@ class Runner:
         is_single = options.batch is None
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
+        self._by_partition = options.order == "partition"
         self.endings = Endings(self)
         self._failure = ""
         # Counts; those of how jobs end are with the endings.
@@ -223,6 +224,8 @@ class Runner:
                 self.endings.refuse(job, exc)
                 if isinstance(exc, (KeyboardInterrupt, SystemExit)):
                     raise
+        elif self._by_partition:
+            self.jobs.put_in_lane(job, (reader, delivery.coordinates["partition"]))
         elif delivery.lane is not None and self._keeps_lanes:
             self.jobs.put_in_lane(job, (reader, delivery.lane))
         else:

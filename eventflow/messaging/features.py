@@ -24,6 +24,8 @@ class Features:
         order: What keeps its order: ``"topic"``: all of a topic, to one subscriber that has one
             message in flight; ``"key"``: also messages with the same `Message.key`, whatever
             the number of subscribers; ``"none"``.
+        partitions: A topic has partitions, whose messages keep their order, and those of one key
+            are in one: ``delivery.coordinates["partition"]``.
         persistent: What was confirmed outlives the process, and a restart of the broker.
         old_messages: A new group gets what was published before it existed.
         nack_delay: ``delivery.nack(delay=…)``.
@@ -41,6 +43,7 @@ class Features:
     groups: bool = False
     broadcast: bool = False
     order: Literal["none", "key", "topic"] = "none"
+    partitions: bool = False
     persistent: bool = False
     old_messages: bool = False
     nack_delay: bool = False

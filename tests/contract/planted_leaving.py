@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import socket
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from eventflow.errors import (
     BrokerClosedError,
@@ -31,8 +31,10 @@ from tests.contract.proxy import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
     from types import TracebackType
+
+    from eventflow.messaging import Message
 
 
 class _Acks(ProxyDeliveries):
@@ -375,6 +377,42 @@ class CountsWithoutSayingSo(_Declares):
 @noticed_by("failures_are_recorded_or_not")
 class RecordsWithoutSayingSo(_Declares):
     change = {"recorded_failures": False}  # noqa: RUF012
+
+
+class _Partitioned(_Declares):
+    change = {"partitions": True}  # noqa: RUF012
+
+    def number(self, message: Any) -> int:
+        """The partition that it tells."""
+        raise NotImplementedError
+
+    def arrived(self, inner: Delivery, outer: Delivery) -> None:
+        outer.coordinates = {"partition": self.number(inner.message)}
+
+
+@noticed_by("a_partition_is_told_and_kept")
+class SpreadsAKeyOverPartitions(_Partitioned):
+    def number(self, message: Any) -> int:
+        return int(message.payload or b"0") % 3
+
+
+@noticed_by("a_partition_is_told_and_kept")
+class MixesUpAPartition(_Partitioned):
+    """Keys have one, and come from the last to the first."""
+
+    def number(self, message: Any) -> int:
+        return 0
+
+    def changed(self, messages: Messages) -> Iterable[Message]:
+        return messages[::-1]
+
+
+@noticed_by("a_partition_is_told_and_kept")
+class HasPartitionsWithoutSayingSo(_Partitioned):
+    change = {"partitions": False}  # noqa: RUF012
+
+    def number(self, message: Any) -> int:
+        return 0
 
 
 @noticed_by(

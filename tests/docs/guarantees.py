@@ -25,6 +25,7 @@ ROWS = {
     "groups": ("consumer groups", "each_group_gets_everything"),
     "broadcast": ("receiving on every instance", "broadcast_reaches_every_instance"),
     "order": ("keeps the order of", "order_is_kept_as_far_as_declared"),
+    "partitions": ("partitions", "a_partition_is_told_and_kept"),
     "persistent": ("outlives the process", "a_process_killed_between_handler_and_ack"),
     "old_messages": (
         "a new group gets old messages",

@@ -103,6 +103,7 @@ class KafkaBroker(Broker):
             groups=True,
             broadcast=True,
             order="key",
+            partitions=True,
             persistent=True,
             old_messages=True,
             recorded_failures=True,

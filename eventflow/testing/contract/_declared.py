@@ -62,6 +62,28 @@ class DeclaredContract(ContractCase):
         if broker.features.groups:
             assert subscriber != broker.subscriber(group=self.new_group())
 
+    async def test_a_partition_is_told_and_kept(self) -> None:
+        """A key has one, and what is in it comes in order; or none is told."""
+        async with self.opened() as broker:
+            topic, subscriber = await self.place(broker)
+            tally = self.tally()
+            keyed = [Message(str(n).encode(), key=f"key-{n % 5}") for n in range(30)]
+            await self.publish(broker.publisher(), topic, keyed, tally, batch=10)
+            places: dict[str | None, set[object]] = {}
+            seen: dict[object, list[int]] = {}
+            async with self.subscribed(subscriber, topic) as deliveries:
+                while not tally.is_complete:
+                    delivery = await self.next(deliveries, tally)
+                    assert ("partition" in delivery.coordinates) == broker.features.partitions
+                    number = delivery.coordinates.get("partition")
+                    places.setdefault(delivery.message.key, set()).add(number)
+                    seen.setdefault(number, []).append(int(delivery.message.payload))
+                    assert delivery.ack()
+            if broker.features.partitions:
+                assert all(len(numbers) == 1 for numbers in places.values())
+                assert all(order == sorted(order) for order in seen.values())
+            tally.check(duplicates=self.max_duplicates)
+
     async def test_a_group_has_a_name(self) -> None:
         """An empty one is refused at once, with what would happen."""
         broker = self.new_broker()

@@ -9,13 +9,13 @@ import sys
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from eventflow.errors import BrokerConnectionError
-from eventflow.failure import FailurePolicy
+from eventflow.failure import FailurePolicy, Retry
 from eventflow.messaging import BrokerEventPublisher, Message, Router
 from tests.brokers.kafka.support import Counted, broker_at, committed, records, until
 
@@ -235,6 +235,55 @@ asyncio.run(main())
             await broker.publisher().publish(f"{topic}-one", Message(b"10"))
             (delivery,) = await deliveries.receive(10)
             assert delivery.message.payload == b"10"
+
+
+async def test_the_order_of_a_partition(kafka: Kafka, topic: str, group: str) -> None:
+    """One message of each at a time, several at once; between keys too, and over retries."""
+    kafka.create_topic(f"{topic}.dead_letter")
+    running: Counter[int] = Counter()
+    most: Counter[int] = Counter()
+    at_once, failed = 0, set[bytes]()
+    seen: dict[int, list[int]] = {}
+
+    class Placed:
+        """Tells where each is from."""
+
+        def for_handler(self, handler: object) -> Any:
+            async def place(delivery: Delivery, call_next: Any) -> Any:
+                nonlocal at_once
+                number = int(delivery.coordinates["partition"])
+                running[number] += 1
+                most[number] = max(most[number], running[number])
+                at_once = max(at_once, sum(running.values()))
+                try:
+                    await asyncio.sleep(0.002)
+                    if delivery.message.key == "key-3" and delivery.message.payload not in failed:
+                        failed.add(delivery.message.payload)
+                        raise ValueError
+                    seen.setdefault(number, []).append(int(delivery.coordinates["offset"]))
+                    return await call_next(delivery)
+                finally:
+                    running[number] -= 1
+
+            return place
+
+    async def handle(message: Message) -> None:
+        pass
+
+    policy = FailurePolicy(retry=Retry(attempts=3, initial=0.01))
+    router = Router(on_failure=policy, middlewares=[Placed()])
+    async with broker_at(kafka.address) as broker:
+        await broker.publisher().publish(topic, *numbered(200))
+        subscriber = broker.subscriber(group=group)
+        router.add_handler(
+            "h", topic, handle, subscriber=subscriber, order="partition", concurrency=8
+        )
+        async with router:
+            await until(lambda: router.statistics().total.handled == 200, "all are handled")
+    assert set(most.values()) == {1}
+    assert at_once > 1
+    assert len(failed) > 5
+    assert all(offsets == sorted(offsets) for offsets in seen.values())
 
 
 @pytest.mark.fault("OBS-04")

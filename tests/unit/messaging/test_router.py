@@ -30,6 +30,7 @@ from eventflow.errors import (
     NotInHandlerError,
     ResourceError,
     RouterError,
+    UnsupportedFeatureError,
 )
 from eventflow.failure import DeadLetter, Log
 from eventflow.messaging import BrokerEventPublisher, Message, Router, transform_received
@@ -476,6 +477,26 @@ async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: Mem
         assert await subscriber.lag("orders") == 0
     assert len(attempts) == 4
     assert len(await stored(broker, "graves")) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "option"), [({"order_key": repr}, "order_key"), ({"batch": 10}, "order")]
+)
+async def test_the_order_of_a_partition_and_what_it_does_not_go_with(
+    broker: MemoryBroker, options: dict[str, Any], option: str
+) -> None:
+    """Refused where there are no partitions, and beside another order."""
+
+    def add(**more: Any) -> None:
+        subscriber = broker.subscriber(group="g")
+        Router().add_handler("h", Placed, Seen(), subscriber=subscriber, order="partition", **more)
+
+    with pytest.raises(UnsupportedFeatureError) as unsupported:
+        add()
+    assert unsupported.value.feature == "partitions"
+    with pytest.raises(InvalidOptionError) as invalid:
+        add(**options)
+    assert invalid.value.option == option
 
 
 async def test_health_tells_of_the_backend_below(

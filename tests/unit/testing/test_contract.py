@@ -146,7 +146,7 @@ def test_a_suite_of_a_few_lines_runs(pytester: pytest.Pytester, mode: str) -> No
     """In both modes of pytest-asyncio, with strict markers; its counts are at the end."""
     result = run(pytester, SUITE.format(options=""), mode, "-k", "nacked_message or ids_are_kept")
 
-    result.assert_outcomes(passed=2, deselected=67)
+    result.assert_outcomes(passed=2, deselected=68)
     result.stdout.fnmatch_lines(
         [
             "*= eventflow contract =*",

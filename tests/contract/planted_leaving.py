@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from eventflow.errors import (
     BrokerClosedError,
     BrokerError,
+    PublishError,
 )
 from eventflow.messaging import (
     Broadcast,
@@ -375,6 +376,16 @@ class CountsWithoutSayingSo(_Declares):
 @noticed_by("failures_are_recorded_or_not")
 class RecordsWithoutSayingSo(_Declares):
     change = {"recorded_failures": False}  # noqa: RUF012
+
+
+@noticed_by("a_restart_while_publishing_loses_nothing")
+class RefusesForEver(_Declares):
+    """Says that trying again may help, and it does not."""
+
+    change = {"persistent": True}  # noqa: RUF012
+
+    async def publish(self, publisher: Publisher, topic: str, messages: Messages) -> None:
+        raise PublishError("not now", topic=topic, not_stored=tuple(m.id for m in messages))
 
 
 @noticed_by(

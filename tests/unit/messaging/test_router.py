@@ -1242,6 +1242,24 @@ async def test_listeners_of_a_bus_are_included(broker: MemoryBroker) -> None:
     ]
 
 
+async def test_a_base_among_the_classes_is_for_nobody(broker: MemoryBroker) -> None:
+    """Nothing is published by it: a pattern stands for the others that fit."""
+    seen = Seen()
+
+    class Base(Event):
+        n: int
+
+    class Left(Base, topic="side.left"): ...
+
+    listeners = Listeners()
+    listeners.subscribe("side.*", seen, name="sides")
+    router = Router()
+    router.include(listeners, subscriber=broker.subscriber(group="g"), events=[Base, Left])
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Left(n=1))
+    assert seen.events == [Left(n=1)]
+
+
 async def test_listeners_that_a_router_can_not_run_are_refused(broker: MemoryBroker) -> None:
     """All or nothing, with the remedy."""
 

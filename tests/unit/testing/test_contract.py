@@ -157,6 +157,22 @@ def test_a_suite_of_a_few_lines_runs(pytester: pytest.Pytester, mode: str) -> No
     )
 
 
+def test_what_else_a_test_records_is_not_counted(pytester: pytest.Pytester) -> None:
+    """A property of the user's own stands in the same report."""
+    source = (
+        SUITE.format(options="")
+        + """
+        @pytest.fixture(autouse=True)
+        def noted(self, record_property):
+            record_property("ticket", 7)
+    """
+    )
+    result = run(pytester, source, "strict", "-k", "ids_are_kept")
+
+    result.assert_outcomes(passed=1, deselected=68)
+    result.stdout.fnmatch_lines(["TestMine: 1 tests, 5 messages published, *"])
+
+
 def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     """The counts, and the ids, stand in the error; the sums stand at the end."""
     broken = (

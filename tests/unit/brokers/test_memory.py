@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +165,27 @@ async def test_without_a_group_the_oldest_falls_out() -> None:
         await broker.publisher().publish(TOPIC, *numbered(3, 4, 5))
         async with broker.subscriber(group="late").subscribe(TOPIC) as deliveries:
             assert numbers(await there(deliveries)) == [3, 4, 5]
+
+
+async def test_what_falls_out_leaves_nothing_behind() -> None:
+    """Also where it was delayed: a topic is bounded, however much went through it."""
+    async with MemoryBroker(capacity=100) as broker:
+        publisher = broker.publisher()
+        until = delay_metadata(1_000.0, now=datetime.now(UTC))
+
+        async def through(count: int) -> None:
+            for _ in range(count // 100):
+                await publisher.publish(TOPIC, *[Message(b"", until) for _ in range(100)])
+
+        tracemalloc.start()
+        try:
+            await through(1_000)
+            before, _ = tracemalloc.get_traced_memory()
+            await through(10_000)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 300_000
 
 
 async def test_what_all_have_acked_stays_for_groups_that_come_later() -> None:

@@ -448,6 +448,35 @@ async def test_a_cancelled_aclose_ends_the_drain(bus: EventBus) -> None:
     assert now() == 3
 
 
+async def test_a_cancelled_aclose_whose_stop_is_cancelled_too() -> None:
+    """A loop that is shut down cancels both: it ends as cancelled, and the bus ends the rest."""
+    cleaned: list[float] = []
+
+    async def cleans_up(event: Ping) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(3)
+            cleaned.append(now())
+
+    async with EventBus(name="shut") as bus:
+        sub = bus.subscribe(Ping, cleans_up, name="s", timeout=None)
+        await bus.publish(Ping())
+        await turns()
+        closing = asyncio.ensure_future(sub.aclose())
+        await asyncio.sleep(1)
+        closing.cancel()
+        await turns()
+        assert not closing.done(), "the clean-up has its time"
+        (stop,) = [t for t in asyncio.all_tasks() if t.get_name() == "eventflow:shut:s:stop"]
+        stop.cancel()
+        assert isinstance(await outcome(closing), asyncio.CancelledError)
+        assert now() == 1
+    assert cleaned == [4]
+    assert bus.ledger["s"].cancelled == 1
+    assert bus.ledger.adds_up
+
+
 async def test_a_handler_can_cancel_its_own_subscription_but_not_wait_for_it(
     bus: EventBus,
 ) -> None:

@@ -243,8 +243,11 @@ class Worker(HandlerWorker):
             yield
         finally:
             self.paused = False
-            if attempt is not None and attempt is self.attempt:
-                # In place, for all who hold it: the new deadline is the true one for them too.
-                attempt.started += self.clock() - began
-                if self.timer is None:
-                    self.arm(attempt.started)
+            running = self.attempt
+            if running is not None:
+                # Not where a task was left behind that holds this longer than its attempt lasts.
+                if running is attempt:
+                    # In place, for all who hold it: the new deadline is the true one for them too.
+                    running.started += self.clock() - began
+                if self.timer is None:  # it ran out meanwhile, and nothing came of it
+                    self.arm(running.started)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, assert_never
 
 from eventflow.bus.explanation import ExplainedSubscription, Explanation
 from eventflow.bus.options import Overflow
@@ -166,3 +166,5 @@ def _hindrance(member: _Member) -> tuple[Hindrance | None, str]:
             return "drops_another", full + "one with the same key, or else its oldest, makes way"
         case Overflow.RAISE:
             return "refuses", full + "publish raises BufferFullError and nobody gets it"
+        case _:
+            assert_never(options.overflow)

@@ -406,8 +406,7 @@ class Inbox:
         if self.watchers and self.is_idle:
             watchers, self.watchers = self.watchers, None
             for watcher in watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
+                watcher.set_result(None)
 
     def watch_idle(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """A future that is done when the inbox has become idle."""

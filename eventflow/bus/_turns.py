@@ -53,17 +53,10 @@ class Turn:
 
     def refuse(self, error: Exception | None) -> None:
         """Leave the line with nothing, counted as rejected."""
-        if self.leave():
-            self.inbox.reject(self.item)
-            self.settle(error)
-
-    def leave(self) -> bool:
-        """Leave the line; ``False`` if the turn was over already."""
-        turns = self.inbox.turns
-        if turns is None or self not in turns:
-            return False
-        del turns[self]
-        return True
+        assert self.inbox.turns is not None
+        del self.inbox.turns[self]
+        self.inbox.reject(self.item)
+        self.settle(error)
 
     def _expired(self) -> None:
         event = event_of(self.item)

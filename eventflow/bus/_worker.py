@@ -341,8 +341,7 @@ class Worker(HandlerWorker):
             await self.thread_ended()
             await asyncio.sleep(delay)
         except asyncio.CancelledError:
-            if not self.abandoned:
-                self._cut(item)
+            self._cut(item)
             raise
         finally:
             self.paused = False

@@ -98,9 +98,9 @@ class AttemptGuard:
         return task
 
     def arm(self, started: float) -> None:
-        """Start the timer for an attempt that started at ``started``, loop time."""
-        if self._timeout is not None:
-            self._arm_at(started + self._timeout)
+        """Start the timer, where there is a timeout, for an attempt that began at ``started``."""
+        assert self._timeout is not None
+        self._arm_at(started + self._timeout)
 
     def _arm_at(self, when: float) -> None:
         # In a context of its own: a copy of the worker's would count as one of the handler's.

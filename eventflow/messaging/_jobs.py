@@ -133,13 +133,10 @@ class Jobs:
 
     async def wait_until(self, until: float) -> bool:
         """The same until loop time ``until``. Whether there may be one."""
-        scope = asyncio.timeout_at(until)
         try:
-            async with scope:
+            async with asyncio.timeout_at(until):
                 await self.wait()
         except TimeoutError:
-            if not scope.expired():
-                raise
             return False
         return True
 
@@ -217,8 +214,7 @@ class Jobs:
         """Tell those who watch, if it is."""
         if self.is_idle:
             for watcher in self._idle_watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
+                watcher.set_result(None)
             self._idle_watchers.clear()
 
     @property

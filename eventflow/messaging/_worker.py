@@ -107,8 +107,8 @@ class Worker(HandlerWorker):
                     # `attempt` stays until the worker waits: nobody looks in between.
                     self.job = None
                     endings.succeeded(job)
-                elif not await self._judge(job, failure):
-                    return
+                else:
+                    await self._judge(job, failure)
                 failure = None  # no cycle through the traceback's frame
                 if (
                     references(tree) != of_tree
@@ -206,8 +206,8 @@ class Worker(HandlerWorker):
             raise
         return batch
 
-    async def _judge(self, job: Job, error: BaseException | None) -> bool:
-        """Settle an attempt that did not end plainly. Whether this worker goes on."""
+    async def _judge(self, job: Job, error: BaseException | None) -> None:
+        """Settle an attempt that did not end plainly; raises where this worker has to stop."""
         endings = self._runner.endings
         stopped, timed_out, error = self._verdict(error)
         self.job = self.attempt = None
@@ -226,7 +226,6 @@ class Worker(HandlerWorker):
         if stopped:
             raise asyncio.CancelledError
         await self.thread_ended()
-        return True
 
     def _verdict(self, error: BaseException | None) -> tuple[bool, bool, BaseException | None]:
         """Whether the worker has to stop, whether the attempt timed out, and its error."""
@@ -244,8 +243,11 @@ class Worker(HandlerWorker):
             yield
         finally:
             self.paused = False
-            if attempt is not None and attempt is self.attempt:
-                # In place, for all who hold it: the new deadline is the true one for them too.
-                attempt.started += self.clock() - began
-                if self.timer is None:
-                    self.arm(attempt.started)
+            running = self.attempt
+            if running is not None:
+                # Not where a task was left behind that holds this longer than its attempt lasts.
+                if running is attempt:
+                    # In place, for all who hold it: the new deadline is the true one for them too.
+                    running.started += self.clock() - began
+                if self.timer is None:  # it ran out meanwhile, and nothing came of it
+                    self.arm(running.started)

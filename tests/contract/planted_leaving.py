@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from eventflow.errors import (
     BrokerClosedError,
     BrokerError,
+    PublishError,
 )
 from eventflow.messaging import (
     Broadcast,
@@ -413,6 +414,16 @@ class HasPartitionsWithoutSayingSo(_Partitioned):
 
     def number(self, message: Any) -> int:
         return 0
+
+
+@noticed_by("a_restart_while_publishing_loses_nothing")
+class RefusesForEver(_Declares):
+    """Says that trying again may help, and it does not."""
+
+    change = {"persistent": True}  # noqa: RUF012
+
+    async def publish(self, publisher: Publisher, topic: str, messages: Messages) -> None:
+        raise PublishError("not now", topic=topic, not_stored=tuple(m.id for m in messages))
 
 
 @noticed_by(

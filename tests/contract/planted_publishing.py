@@ -15,7 +15,7 @@ from eventflow.messaging import (
     Message,
     Publisher,
 )
-from eventflow.messaging.metadata import DELAYED_UNTIL
+from eventflow.messaging.metadata import DELAYED_FOR, DELAYED_UNTIL
 from tests.contract.planting import noticed_by
 from tests.contract.proxy import (
     Messages,
@@ -223,3 +223,19 @@ class _Settles(ProxyDeliveries):
 class NeverConfirms(ProxyBroker):
     def deliveries(self, inner: Deliveries) -> ProxyDeliveries:
         return _Settles(self, inner)
+
+
+@noticed_by("a_publish_with_a_delay")
+class DelaysHoldUpOthers(ProxyBroker):
+    """What is published after a delayed message is stored when that is due."""
+
+    _free_at = 0.0
+
+    async def publish(self, publisher: Publisher, topic: str, messages: Messages) -> None:
+        now = asyncio.get_running_loop().time()
+        delays = [m.metadata[DELAYED_FOR] for m in messages if DELAYED_FOR in m.metadata]
+        if delays:
+            self._free_at = now + max(float(delay.removesuffix("s")) for delay in delays) + 1
+        else:
+            await asyncio.sleep(self._free_at - now)
+        await publisher.publish(topic, *messages)

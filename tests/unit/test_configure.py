@@ -215,6 +215,34 @@ def test_errors_with_causes_and_groups_are_shown() -> None:
     assert escaped("plain") == "plain"
 
 
+def test_of_a_long_chain_of_causes_the_last_20_are_shown() -> None:
+    """Those that are nearest to what was raised; however many there are."""
+    error = ValueError("0")
+    for n in range(1, 50):
+        cause, error = error, ValueError(str(n))
+        error.__cause__ = cause
+    shown = [line for line in error_text(error).splitlines() if line.startswith("ValueError")]
+    assert shown == [f"ValueError: {n}" for n in range(30, 50)]
+
+
+class Refusing(io.StringIO):
+    def write(self, text: str, /) -> int:
+        raise OSError("disk full")
+
+
+@pytest.mark.parametrize("why", ["stderr is closed", "not in production"])
+def test_a_line_that_can_not_be_written_where_nobody_is_told(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in stdlib: without a stderr, or with ``logging.raiseExceptions`` off, it goes on."""
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", None if why == "stderr is closed" else told)
+    monkeypatch.setattr(logging, "raiseExceptions", why == "stderr is closed")
+    configure(stream=Refusing())
+    logging.getLogger("x").warning("one")
+    assert told.getvalue() == ""
+
+
 @pytest.mark.fault("SEC-11")
 def test_a_source_line_forges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the module author's text, and may hold bidi controls, too."""
@@ -364,6 +392,15 @@ def test_nonsense_is_refused(option: str, value: Any) -> None:
         configure(**{option: value})
     assert caught.value.option == option
     assert not structlog.is_configured()
+
+
+def test_a_level_can_be_a_number() -> None:
+    """Also one that has no name."""
+    stream = io.StringIO()
+    configure(stream=stream, level=25, format="json")
+    for level in (24, 25):
+        logging.getLogger("x").log(level, "at %d", level)
+    assert [line["event"] for line in lines(stream)] == ["at 25"]
 
 
 def test_colours_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

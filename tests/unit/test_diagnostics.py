@@ -365,3 +365,13 @@ def test_a_threshold_is_a_number_of_seconds(wrong: Any) -> None:
     with pytest.raises(InvalidOptionError, match="above 0") as caught:
         Watchdog(threshold=wrong)
     assert caught.value.option == "threshold"
+
+
+async def test_a_watchdog_that_was_not_entered_is_left_without_effect() -> None:
+    """And can be entered afterwards."""
+    watchdog = Watchdog(threshold=T)
+    threads = threading.enumerate()
+    await watchdog.__aexit__(None, None, None)
+    assert threading.enumerate() == threads
+    async with watchdog:
+        assert threading.enumerate() != threads

@@ -113,6 +113,24 @@ def test_policies_are_plain_values() -> None:
     assert FailurePolicy.log() == FailurePolicy(then=Log())
 
 
+@pytest.mark.parametrize("wrong", [5, b"graves", ["graves"]])
+def test_a_dead_letter_goes_to_a_topic_by_name(wrong: Any) -> None:
+    """Refused when the policy is made, and not when something has failed."""
+    with pytest.raises(InvalidOptionError, match="the name of a topic") as caught:
+        DeadLetter(wrong)
+    assert caught.value.option == "topic"
+
+
+def test_a_callback_is_awaited() -> None:
+    """A plain function would have to run in a thread, and the end of an event is not its place."""
+
+    def tell(event: Any, error: BaseException, attempts: int) -> None: ...
+
+    wrong: Any = tell
+    with pytest.raises(InvalidHandlerError, match="takes an `async def`"):
+        CallOnFailure(wrong)
+
+
 @pytest.mark.parametrize("wrong", [None, 1, "tell"])
 def test_a_callback_is_callable(wrong: Any) -> None:
     """Refused when the policy is made."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,12 +13,13 @@ from eventflow.brokers.memory import MemoryBroker
 from eventflow.errors import (
     BrokerClosedError,
     BrokerError,
+    InvalidMessageError,
     InvalidOptionError,
     PublishError,
     PublishTimeoutError,
 )
 from eventflow.messaging import Broadcast, Message
-from eventflow.messaging.metadata import FAILURES
+from eventflow.messaging.metadata import FAILURES, delay_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -164,6 +167,27 @@ async def test_without_a_group_the_oldest_falls_out() -> None:
             assert numbers(await there(deliveries)) == [3, 4, 5]
 
 
+async def test_what_falls_out_leaves_nothing_behind() -> None:
+    """Also where it was delayed: a topic is bounded, however much went through it."""
+    async with MemoryBroker(capacity=100) as broker:
+        publisher = broker.publisher()
+        until = delay_metadata(1_000.0, now=datetime.now(UTC))
+
+        async def through(count: int) -> None:
+            for _ in range(count // 100):
+                await publisher.publish(TOPIC, *[Message(b"", until) for _ in range(100)])
+
+        tracemalloc.start()
+        try:
+            await through(1_000)
+            before, _ = tracemalloc.get_traced_memory()
+            await through(10_000)
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert after - before < 300_000
+
+
 async def test_what_all_have_acked_stays_for_groups_that_come_later() -> None:
     """Within the capacity, in order."""
     async with MemoryBroker(capacity=3) as broker:
@@ -226,6 +250,31 @@ async def test_a_key_waits_for_its_delayed_message() -> None:
             assert (numbers([again]), loop.time()) == ([1], 10.0)
             again.ack()
             assert numbers(await deliveries.receive(5)) == [2]
+
+
+async def test_a_delayed_message_waits_for_its_key_when_it_is_due() -> None:
+    """One that came later has passed it, and is in somebody's hands: two never are at once."""
+    async with MemoryBroker() as broker:
+        publisher, subscriber = broker.publisher(), broker.subscriber(group="g")
+        until = delay_metadata(5.0, now=datetime.now(UTC))
+        async with subscriber.subscribe(TOPIC) as deliveries:
+            await publisher.publish(TOPIC, Message(b"1", until, key="k"), *numbered(2, key="k"))
+            (passed,) = await deliveries.receive(10)
+            assert numbers([passed]) == [2]
+            await asyncio.sleep(10)
+            await publisher.publish(TOPIC, *numbered(3, key="other"))
+            assert numbers(await there(deliveries)) == [3]
+            passed.ack()
+            assert numbers(await there(deliveries)) == [1]
+
+
+@pytest.mark.parametrize("wrong", [b"text", "text", None, {"payload": b"x"}])
+async def test_only_messages_are_published(wrong: Any) -> None:
+    """Nothing of the call is stored, also where the others are messages."""
+    async with MemoryBroker() as broker:
+        with pytest.raises(InvalidMessageError, match="only messages are published"):
+            await broker.publisher().publish(TOPIC, *numbered(1), wrong)
+        assert await broker.subscriber(group="g").lag(TOPIC) == 0
 
 
 async def test_a_reader_that_can_take_nothing_does_not_spin() -> None:

@@ -294,6 +294,42 @@ async def test_leaving_by_an_outer_anyio_scope_does_not_drain() -> None:
     assert bus.ledger.state == "closed"
 
 
+async def test_a_bus_that_drains_takes_no_more_subscriptions() -> None:
+    """Of nobody, its own handlers included; a stream neither."""
+    refused: list[BaseException | None] = []
+
+    async def late(event: Ping) -> None:
+        await asyncio.sleep(1)
+        with pytest.raises(BusClosedError) as caught:
+            bus.subscribe(Ping, Recorder(), name="later")
+        refused.append(caught.value)
+        refused.append(await outcome(bus.stream(Pong).__aenter__()))
+
+    async with EventBus() as bus:
+        bus.subscribe(Ping, late)
+        await bus.publish(Ping())
+    assert [type(error) for error in refused] == [BusClosedError, BusClosedError]
+    assert bus.ledger["late"].handled == 1
+
+
+async def test_whoever_cancels_everything_during_a_drain_ends_it() -> None:
+    """The stop begins again, without draining; each event has one end."""
+    bus = EventBus(name="all", drain_timeout=500)
+    bus.subscribe(Ping, Recorder(gate=asyncio.Event()), name="r", concurrency=2, timeout=None)
+    await bus.__aenter__()
+    await publish_all(bus, range(4))
+    leaving = asyncio.create_task(bus.__aexit__(None, None, None))
+    await asyncio.sleep(10)
+    assert bus.statistics().state == "closing"
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith("eventflow:all:"):
+            task.cancel()
+    await leaving
+    assert now() == 10
+    row = bus.ledger["r"]
+    assert (row.cancelled, row.released, row.in_flight) == (2, 2, 0)
+
+
 @pytest.mark.parametrize("how", ["native", "anyio"])
 async def test_a_cancellation_during_a_drain_ends_the_drain(how: str) -> None:
     """The second signal: no more draining, but cancel and grace as always."""
@@ -669,6 +705,39 @@ def test_a_stuck_thread_is_named_and_the_stop_is_bounded() -> None:
             assert not thread.is_alive()
 
 
+def test_a_stuck_thread_of_one_subscription_is_named_when_that_ends() -> None:
+    """Real time: its task ends, since it only waited; the thread is named when the bus ends."""
+    started, release = threading.Event(), threading.Event()
+    bus = EventBus(name="one", cancel_grace=0.1)
+
+    def stuck(event: Ping) -> None:
+        started.set()
+        release.wait()
+
+    async def main() -> None:
+        async with bus:
+            sub = bus.subscribe(Ping, stuck, timeout=None)
+            await bus.publish(Ping())
+            await asyncio.to_thread(started.wait, 10)
+            await sub.aclose(drain=False)
+            assert sub.statistics().abandoned == 1
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            assert "eventflow:one:stuck" not in names
+
+    try:
+        asyncio.run(main())
+        first, second = bus.ledger.abandoned
+        assert first.startswith("task eventflow:one:stuck")
+        assert second.startswith("thread ")
+        assert bus.ledger.adds_up
+    finally:
+        release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("eventflow"):
+            thread.join(5)
+            assert not thread.is_alive()
+
+
 # --------------------------------------------------------------------------- resources
 
 
@@ -770,6 +839,32 @@ async def test_a_resource_function_that_raises_or_is_no_context_manager() -> Non
 
 
 @pytest.mark.promise("6")
+@pytest.mark.promise("1")
+async def test_a_resource_that_opens_although_a_stop_cancels_it_is_closed() -> None:
+    """It swallowed the cancellation: nothing is handled with it, and nothing is left open."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def stubborn() -> AsyncGenerator[None]:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            seen.append("opened")
+        yield
+        seen.append("closed")
+
+    async def handler(event: Ping, resource: object) -> None:
+        seen.append("handled")
+
+    async with EventBus() as bus:
+        sub = bus.subscribe(Ping, handler, resources=stubborn)
+        await bus.publish(Ping())
+        await turns()
+        await sub.aclose(drain=False)
+        assert seen == ["opened", "closed"]
+    assert bus.ledger["handler"].released == 1
+
+
 async def test_giving_up_while_a_resource_is_being_opened_is_quick() -> None:
     """Cancelled while entering: what is being opened is cancelled at once, not after a grace."""
     cancelled: list[float] = []

@@ -386,6 +386,17 @@ async def test_before_its_bus_is_entered() -> None:
     assert bus.ledger.subscriptions == ()
 
 
+async def test_a_subscription_without_a_resource_is_ready_at_once(bus: EventBus) -> None:
+    """There is nothing to wait for."""
+    recorder = Recorder()
+    sub = bus.subscribe(Ping, recorder)
+    await bus.publish(Ping(n=1))
+    await sub.wait_ready()
+    assert now() == 0
+    await bus.wait_idle()
+    assert recorder.seen == [1]
+
+
 async def test_aclose_without_drain_and_cancel(bus: EventBus) -> None:
     """Its handler is cancelled, what is buffered is released; nothing else is touched."""
     other = Recorder()
@@ -406,6 +417,25 @@ async def test_aclose_without_drain_and_cancel(bus: EventBus) -> None:
     assert now() == 0
 
 
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_one_that_ends_while_a_publish_lets_it_run_is_offered_nothing_more(
+    bus: EventBus, overflow: Overflow
+) -> None:
+    """It handles what made it full, and is gone when the publish goes on: nothing is dropped."""
+    other = Recorder()
+    bus.subscribe(Ping, other)
+    await bus.publish(Pong())  # the first publish is a checkpoint
+    sub = bus.subscribe(Ping, Recorder(), capacity=1, overflow=overflow, name="short")
+    bus.publish_nowait(Ping(n=1))
+    asyncio.get_running_loop().call_soon(sub.cancel)
+    await bus.publish(Ping(n=2))
+    await bus.wait_idle()
+    await turns()
+    row = sub.statistics()
+    assert (row.offered, row.handled, row.dropped) == (1, 1, 0)
+    assert other.seen == [1, 2]
+
+
 async def test_a_cancelled_aclose_ends_the_drain(bus: EventBus) -> None:
     """The handlers are cancelled then; the cancellation is raised when that is done."""
     sub = bus.subscribe(Ping, Recorder(gate=asyncio.Event()))
@@ -416,6 +446,35 @@ async def test_a_cancelled_aclose_ends_the_drain(bus: EventBus) -> None:
     assert isinstance(await outcome(closing), asyncio.CancelledError)
     assert sub.statistics().cancelled == 1
     assert now() == 3
+
+
+async def test_a_cancelled_aclose_whose_stop_is_cancelled_too() -> None:
+    """A loop that is shut down cancels both: it ends as cancelled, and the bus ends the rest."""
+    cleaned: list[float] = []
+
+    async def cleans_up(event: Ping) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(3)
+            cleaned.append(now())
+
+    async with EventBus(name="shut") as bus:
+        sub = bus.subscribe(Ping, cleans_up, name="s", timeout=None)
+        await bus.publish(Ping())
+        await turns()
+        closing = asyncio.ensure_future(sub.aclose())
+        await asyncio.sleep(1)
+        closing.cancel()
+        await turns()
+        assert not closing.done(), "the clean-up has its time"
+        (stop,) = [t for t in asyncio.all_tasks() if t.get_name() == "eventflow:shut:s:stop"]
+        stop.cancel()
+        assert isinstance(await outcome(closing), asyncio.CancelledError)
+        assert now() == 1
+    assert cleaned == [4]
+    assert bus.ledger["s"].cancelled == 1
+    assert bus.ledger.adds_up
 
 
 async def test_a_handler_can_cancel_its_own_subscription_but_not_wait_for_it(

@@ -37,6 +37,12 @@ class Synchronous:
     def method(self, event: object) -> None: ...
 
 
+class CalledThrough:
+    """Its call is no function of Python's own."""
+
+    __call__ = print
+
+
 @functools.wraps(coroutine)
 def wrapped(event: object) -> Any:
     return coroutine(event)
@@ -59,6 +65,7 @@ HANDLERS: list[tuple[Callable[[Any], Any], bool]] = [
     (wrapped, False),
     (lambda event: coroutine(event), False),  # noqa: PLW0108 - the subject
     (Mock(), False),
+    (CalledThrough(), False),
 ]
 
 

@@ -594,6 +594,26 @@ async def test_a_second_cancellation_ends_the_drain() -> None:
     assert bus.ledger["stuck"].cancelled == 1
 
 
+async def test_whoever_cancels_everything_during_a_drain_ends_it() -> None:
+    """The stop begins again where it was, without draining; each member is left once."""
+    log: list[str] = []
+    bus = EventBus(drain_timeout=500)
+    bus.subscribe(Ping, Recorder(gate=asyncio.Event()), name="stuck", timeout=None)
+    service = Service(Member(log), bus, drain_timeout=500)
+    await service.__aenter__()
+    await bus.publish(Ping())
+    leaving = asyncio.create_task(service.__aexit__(None, None, None))
+    await asyncio.sleep(10)
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith("eventflow:"):
+            task.cancel()
+    assert await outcome(leaving) is None
+    assert now() < 11
+    assert log == ["+m", "-m"]
+    assert bus.ledger["stuck"].cancelled == 1
+    assert service.ledger.adds_up
+
+
 async def test_a_parent_scope_that_is_cancelled() -> None:
     """An anyio scope around it cancels at every await; the stop still keeps its order."""
     log: list[str] = []

@@ -28,6 +28,7 @@ from eventflow.errors import (
     InvalidOptionError,
     InvalidTopicError,
     PublishError,
+    RouterError,
 )
 from eventflow.failure import DeadLetter
 from eventflow.messaging import (
@@ -431,6 +432,9 @@ class Base(Event):
         ({"max_in_flight": 0}, InvalidOptionError, "concurrency|max_in_flight"),
         ({"bus": "bus"}, InvalidOptionError, "EventBus, not str"),
         ({"subscriber": "orders"}, InvalidOptionError, "subscriber"),
+        ({"events": Placed}, InvalidOptionError, "one event class or more"),
+        ({"events": 5}, InvalidOptionError, "one event class or more"),
+        ({"dead_letter": "graves"}, InvalidOptionError, "takes a DeadLetter"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -533,6 +537,54 @@ async def test_forwarding_that_can_t_be(
         forward(given.pop("bus"), given.pop("publisher"), **given)
     async with bus:
         assert bus.explain(Placed).receivers == ()
+
+
+async def test_forwards_that_can_t_all_be_are_none(broker: MemoryBroker) -> None:
+    """The second has the name of the first: that one is taken back too."""
+    first = type("Same", (Event,), {"__module__": __name__}, topic="first")
+    second = type("Same", (Event,), {"__module__": __name__}, topic="second")
+    bus = EventBus()
+    with pytest.raises(InvalidOptionError, match="already"):
+        forward(bus, broker.publisher(), events=[first, second])
+    async with bus:
+        assert bus.explain(first).receivers == ()
+    forward(bus, broker.publisher(), events=[first])
+
+
+async def test_a_bridge_that_was_not_entered_can_t_be_left(broker: MemoryBroker) -> None:
+    """And can be entered afterwards."""
+    seen = Seen()
+    async with EventBus() as bus:
+        bus.subscribe(Placed, seen)
+        bridge = Bridge(broker.subscriber(group="shop"), bus, events=[Placed])
+        with pytest.raises(RouterError, match="was not entered"):
+            await bridge.__aexit__(None, None, None)
+        async with bridge:
+            await publish(broker, Placed(n=1))
+    assert seen.numbers == [1]
+
+
+async def test_a_bus_that_is_left_while_its_bridge_drains(broker: MemoryBroker) -> None:
+    """What comes by then is nobody's: it stays with the broker, and nothing looks for the bus."""
+    seen = Seen(lambda _: asyncio.sleep(5))
+    bus, group = EventBus(), broker.subscriber(group="shop")
+    bus.subscribe(Placed, seen)
+    await bus.__aenter__()
+    bridge = Bridge(group, bus, events=[Placed], drain_timeout=100)
+    await bridge.__aenter__()
+    await publish(broker, Placed(n=1))
+    await asyncio.sleep(1)
+    leaving = asyncio.create_task(bridge.__aexit__(None, None, None))
+    closing = asyncio.create_task(bus.__aexit__(None, None, None))
+    await asyncio.sleep(1)
+    await publish(broker, Placed(n=2))
+    began = now()
+    await asyncio.gather(leaving, closing)
+    assert now() - began < 10
+    assert seen.numbers == [1]
+    assert await group.lag("orders") == 1
+    assert bridge.ledger.adds_up
+    assert (bridge.ledger.total.handled, bridge.ledger.total.failed) == (1, 0)
 
 
 # Both ways

@@ -242,6 +242,15 @@ def test_a_backend_that_is_none(folder: Path, code: str, error: type[Exception],
         connect("toy://h")
 
 
+def test_a_backend_whose_driver_is_not_there_names_its_extra(folder: Path) -> None:
+    """The backend is ours and is there: what to install is what it lacks."""
+    distribution(folder, "toy_nats", "import no_such_driver", scheme="nats")
+    with pytest.raises(UnknownSchemeError) as caught:
+        connect("nats://h")
+    assert str(caught.value).endswith('pip install "eventflow-asyncio[nats]"')
+    assert caught.value.__suppress_context__, "what is missing is said; not by which import"
+
+
 def test_two_backends_for_one_scheme(folder: Path) -> None:
     """Which one it would be is not left to chance."""
     for name in ("toy_one", "toy_two"):

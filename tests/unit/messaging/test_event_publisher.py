@@ -172,3 +172,10 @@ async def test_a_codec_of_one_s_own_goes_both_ways(broker: MemoryBroker) -> None
     nothing: Any = 5
     with pytest.raises(InvalidOptionError, match="encode and decode"):
         Router(codec=nothing)
+
+
+@pytest.mark.parametrize("wrong", [int, "orders", Placed(n=1)])
+async def test_what_it_publishes_are_classes_of_events(broker: MemoryBroker, wrong: Any) -> None:
+    """Refused where it is said, and not by the first publish."""
+    with pytest.raises(EventDefinitionError, match="only events are published"):
+        BrokerEventPublisher(broker.publisher(), events=[Placed, wrong])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+
+import pytest
 
 from eventflow.lifecycle.ledger import ledger_of
 from eventflow.messaging import HandlerStatistics, Router, RouterStatistics
@@ -64,3 +67,26 @@ def test_it_is_a_few_facts_for_one_line() -> None:
         "could_not_stop": ["task x"],
     }
     assert ledger_of(Router()) is not None
+
+
+class Accounts:
+    """Has a ledger of another kind."""
+
+    def __init__(self, **facts: object) -> None:
+        self.ledger = SimpleNamespace(**facts)
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        Accounts(abandoned=[], adds_up=True, name="a", summary=dict),
+        Accounts(abandoned=(), adds_up="nearly", name="a", summary=dict),
+        Accounts(abandoned=(), adds_up=True, name="", summary=dict),
+        Accounts(abandoned=(), adds_up=True, name="a", summary=None),
+        Accounts(),
+        object(),
+    ],
+)
+def test_other_attributes_of_that_name_are_no_ledger(thing: object) -> None:
+    """A member that keeps accounts is not asked what became of its events."""
+    assert ledger_of(thing) is None

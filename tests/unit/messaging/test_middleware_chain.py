@@ -640,6 +640,79 @@ async def test_an_open_router_takes_no_more(broker: MemoryBroker) -> None:
 # What HandlerControls offers
 
 
+async def test_a_probe_of_who_has_paused_nothing_starts_nothing(broker: MemoryBroker) -> None:
+    """Others' pauses hold; and its own, which comes later, is not weakened by it."""
+    seen = Seen()
+    controls: list[HandlerControls] = []
+
+    class Knows:
+        def for_handler(self, handler: HandlerControls) -> Middleware:
+            controls.append(handler)
+            return lambda delivery, call_next: call_next(delivery)
+
+    me, other = object(), object()
+    router = Router(middlewares=[Knows()])
+    router.add_handler("h", Placed, seen, subscriber=broker.subscriber(group="g"))
+    async with router:
+        (handler,) = controls
+        handler.pause(other, "by another")
+        handler.probe(me, 5)
+        await send(broker, 1)
+        await asyncio.sleep(1)
+        assert seen.numbers == []
+        handler.pause(me, "by me")
+        handler.resume(other)
+        await asyncio.sleep(1)
+        assert seen.numbers == []
+        handler.probe(me)
+        await asyncio.sleep(1)
+        assert seen.numbers == [1]
+        handler.resume(me)
+
+
+@pytest.mark.parametrize(("allowed", "takes"), [(4, 4), (2, 3)], ids=["after it", "within it"])
+async def test_untimed_that_outlives_its_attempt_lets_the_next_one_time_out(
+    broker: MemoryBroker, allowed: float, takes: float
+) -> None:
+    """A task that a middleware leaves behind holds it: at its end the next deadline is as it was.
+
+    Within the block no time runs out; what should have, has when the block ends.
+    """
+    tasks: list[asyncio.Task[None]] = []
+    times: list[tuple[float, float]] = []
+
+    class Leaves:
+        def for_handler(self, handler: HandlerControls) -> Middleware:
+            async def holds() -> None:
+                with handler.untimed():
+                    await asyncio.sleep(3)
+
+            async def middleware(delivery: Delivery, call_next: CallNext) -> Any:
+                if not tasks:
+                    tasks.append(asyncio.create_task(holds()))
+                    await asyncio.sleep(0)
+                return await call_next(delivery)
+
+            return middleware
+
+    async def handler(event: Placed) -> None:
+        began = now()
+        try:
+            await asyncio.sleep(0 if event.n == 1 else 100)
+        finally:
+            times.append((began, now()))
+
+    router = Router(middlewares=[Leaves()], on_failure=ONCE)
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), timeout=allowed
+    )
+    async with router:
+        await send(broker, 1, 2)
+        await asyncio.sleep(10)
+    assert times[1][1] - times[1][0] == pytest.approx(takes, abs=0.01)
+    assert (router.ledger["h"].handled, router.ledger["h"].timed_out) == (1, 1)
+
+
 async def test_untimed_and_publish_outputs_do_nothing_where_there_is_nothing_to_do(
     broker: MemoryBroker,
 ) -> None:

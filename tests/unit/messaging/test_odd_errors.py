@@ -23,6 +23,7 @@ from eventflow.messaging import (
 )
 from eventflow.messaging.metadata import FAILURES
 from eventflow.messaging.middleware import InstantAck
+from eventflow.testing import run_virtual
 from tests.unit.messaging.support import QUICK, Paid, Placed, now, stored
 
 if TYPE_CHECKING:
@@ -83,6 +84,53 @@ async def test_a_validator_that_raises_anything(
     assert handled == [0, 2]
     assert len(await stored(broker, "checked.dead_letter")) == 1
     assert router.ledger.adds_up
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["handler", "batch", "order_key", "validator"])
+def test_what_ends_the_process_gets_its_way(where: str, error: type[BaseException]) -> None:
+    """Whoever of the user's raises it; and the message has not been acked: it comes again."""
+    broker, router = MemoryBroker(), Router()
+    left: list[int] = []
+
+    def check(name: str) -> None:
+        if name == where:
+            raise error
+
+    class Checked(Event, topic="checked"):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def check(cls, value: int) -> int:
+            check("validator")
+            return value
+
+    async def handler(given: Any) -> None:
+        check("batch" if isinstance(given, Batch) else "handler")
+
+    def key(event: Checked) -> int:
+        check("order_key")
+        return event.n
+
+    async def main() -> None:
+        options: dict[str, Any] = {"batch": 1} if where == "batch" else {"order_key": key}
+        group = broker.subscriber(group="g")
+        router.add_handler("h", Checked, handler, subscriber=group, on_failure=QUICK, **options)
+        await broker.__aenter__()
+        try:
+            async with router:
+                await broker.publisher().publish("checked", Message(b'{"n":1}'))
+                await asyncio.sleep(5)
+        finally:
+            left.append(await group.lag("checked"))
+
+    with pytest.raises(error):
+        run_virtual(main)
+    assert left == [1]
+    row = router.ledger["h"]
+    assert (row.offered, row.handled, row.failed, row.in_flight) == (1, 0, 0, 0)
+    assert row.adds_up
 
 
 @pytest.mark.parametrize("error", [Odd, asyncio.CancelledError, ValueError])
@@ -216,6 +264,115 @@ async def test_a_cancellation_that_a_task_group_left_is_no_stop(broker: MemoryBr
     row = router.ledger["h"]
     assert attempts == [1, 1]
     assert (row.handled, row.retried, row.cancelled) == (1, 1, 0)
+
+
+async def test_a_batch_that_cancels_itself_is_tried_again(broker: MemoryBroker) -> None:
+    """Without what it had named as done; another worker takes the place of the one it ended."""
+    batches: list[list[int]] = []
+
+    async def handler(batch: Batch[Placed]) -> None:
+        batches.append([event.n for event in batch])
+        task = asyncio.current_task()
+        if len(batches) == 1 and task is not None:
+            batch.succeed(batch[0])
+            task.cancel()
+            await asyncio.sleep(1)
+
+    router, group = Router(), broker.subscriber(group="g")
+    router.add_handler("h", Placed, handler, subscriber=group, batch=3, on_failure=QUICK)
+    async with router:
+        await publish(broker, *[Placed(n=n) for n in range(3)])
+    assert batches[0] == [0, 1, 2]
+    assert sorted(n for batch in batches[1:] for n in batch) == [1, 2]
+    row = router.ledger["h"]
+    assert (row.handled, row.retried, row.cancelled, row.restarts) == (3, 2, 0, 1)
+
+
+@pytest.mark.parametrize("error", [None, ValueError], ids=["returns", "raises"])
+async def test_a_batch_that_turns_a_stop_into_something_else(
+    broker: MemoryBroker, error: type[Exception] | None
+) -> None:
+    """It swallowed the cancellation: what it returned is handled; what it raised has failed."""
+
+    async def handler(batch: Batch[Placed]) -> None:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    router, group = Router(drain_timeout=1), broker.subscriber(group="g")
+    router.add_handler("h", Placed, handler, subscriber=group, batch=3, on_failure=ONCE)
+    async with router:
+        await publish(broker, *[Placed(n=n) for n in range(3)])
+    row = router.ledger["h"]
+    assert (row.handled, row.failed, row.cancelled) == ((3, 0, 0) if error is None else (0, 3, 0))
+    assert router.ledger.adds_up
+    assert await group.lag("orders") == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("cancels", "CancelledError"),
+        ("times out", "TimeoutError"),
+        ("hangs", "took longer than 2 s"),
+    ],
+)
+async def test_a_callback_that_ends_oddly_is_called_again(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture, outcome: str, said: str
+) -> None:
+    """A cancellation or timeout of its own is an error as others are; it has the handler's time."""
+    calls: list[float] = []
+
+    async def fails(event: Placed) -> None:
+        raise ValueError
+
+    async def callback(event: Any, error: BaseException, attempts: int) -> None:
+        calls.append(now())
+        if len(calls) == 1:
+            match outcome:
+                case "cancels":
+                    raise asyncio.CancelledError
+                case "times out":
+                    raise TimeoutError
+                case _:
+                    await asyncio.sleep(100)
+
+    router, group = Router(), broker.subscriber(group="g")
+    policy = FailurePolicy(then=CallOnFailure(callback))
+    router.add_handler("h", Placed, fails, subscriber=group, on_failure=policy, timeout=2)
+    async with router:
+        await publish(broker, Placed(n=1))
+        await asyncio.sleep(5)
+        assert router.is_ready
+    assert len(calls) == 2
+    assert calls[1] - calls[0] == pytest.approx(2.5 if outcome == "hangs" else 0.5, abs=0.11)
+    assert caplog.text.count("eventflow.failure_callback_failed") == 1
+    assert said in caplog.text
+    assert router.ledger["h"].failed == 1
+
+
+async def test_a_dead_letter_that_takes_longer_than_the_grace_comes_again(
+    broker: MemoryBroker,
+) -> None:
+    """It is cancelled with the stop, and its message was not acked."""
+
+    async def fails(event: Placed) -> None:
+        raise ValueError
+
+    graves = Slow(broker.publisher(), takes=100)
+    router, group = Router(drain_timeout=1, cancel_grace=2), broker.subscriber(group="g")
+    policy = FailurePolicy(then=DeadLetter(publisher=graves))
+    router.add_handler("h", Placed, fails, subscriber=group, on_failure=policy)
+    async with router:
+        await publish(broker, Placed(n=1))
+        began = now()
+    assert 3 <= now() - began < 4
+    row = router.ledger["h"]
+    assert (row.released, row.failed, row.dead_lettered) == (1, 0, 0)
+    assert await group.lag("orders") == 1
+    assert await stored(broker, "orders.dead_letter") == []
 
 
 class UnshowableError(Exception):

@@ -303,6 +303,59 @@ async def test_outputs_that_nobody_takes_are_a_failure(broker: MemoryBroker, giv
     assert letter.metadata["eventflow_exception"] == "eventflow.errors.RouterError"
 
 
+async def test_a_message_that_is_passed_on_stays_as_it_came(broker: MemoryBroker) -> None:
+    """Its id and metadata: it was caused by what caused the original, and not by itself."""
+
+    async def handler(message: Message) -> Message:
+        return message
+
+    router = Router()
+    router.add_handler(
+        "h",
+        "raw",
+        handler,
+        subscriber=broker.subscriber(group="g"),
+        publisher=broker.publisher(),
+        publish_topic="copies",
+    )
+    sent = Message(b"x", {"tenant": "acme", "correlation_id": "c"}, id="m-1", key="k")
+    async with router:
+        await broker.publisher().publish("raw", sent)
+    (copied,) = await stored(broker, "copies")
+    assert copied == sent
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("text", "returned str; a transform returns"),
+        (b"bytes", "returned bytes; a transform returns"),
+        ({"a": 1}, "returned dict; a transform returns"),
+        (7, "returned int; a transform returns"),
+        ([Shipped(n=1), 7], "returned int among its outputs"),
+        (Message(b"x"), "whose topic nobody names"),
+    ],
+)
+async def test_outputs_that_are_none_say_so_in_the_dead_letter(
+    broker: MemoryBroker, given: Any, said: str
+) -> None:
+    """Nothing of them is published, not even what stands before the one that is none."""
+
+    async def handler(event: Placed) -> Any:
+        return given
+
+    publisher = broker.publisher()
+    router = Router(on_failure=FailurePolicy())
+    router.add_handler(
+        "h", Placed, handler, subscriber=broker.subscriber(group="g"), publisher=publisher
+    )
+    async with router:
+        await BrokerEventPublisher(publisher).publish(Placed(n=1))
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert said in letter.metadata["reason_poisoned"]
+    assert await stored(broker, "shipments") == []
+
+
 # Failure
 
 
@@ -918,7 +971,76 @@ async def test_a_router_can_be_entered_again(broker: MemoryBroker) -> None:
     assert [event.n for event in handler.events] == [0, 1, 2]
 
 
+async def test_a_handler_is_taken_away_from_a_router_that_does_not_run(
+    broker: MemoryBroker,
+) -> None:
+    """Its name and its class are free again; what needs it running says that it does not."""
+    first, second = Seen(), Seen()
+    router = Router()
+    group = broker.subscriber(group="g")
+    added = router.add_handler("h", Placed, first, subscriber=group)
+    assert added.health().state == "stopped"
+    for call in (added.pause, added.resume):
+        with pytest.raises(RouterError, match="its router is not entered"):
+            call()
+    with pytest.raises(RouterError, match="is not open"):
+        await router.wait_running()
+    await added.aclose()
+    router.add_handler("h", Placed, second, subscriber=group)
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert (first.events, second.events) == ([], [Placed(n=1)])
+    with pytest.raises(RouterError, match="is not open"):
+        await router.wait_running()
+
+
 # What is refused
+
+
+async def test_a_router_that_is_stopping_takes_no_more_handlers(broker: MemoryBroker) -> None:
+    """And the class that was refused is not taken: the next stay has a place for it."""
+    refused: list[BaseException] = []
+
+    async def handler(event: Placed) -> None:
+        await asyncio.sleep(1)
+        with pytest.raises(RouterError, match="is stopping: it takes no more handlers") as caught:
+            router.add_handler("late", Paid, Seen(), subscriber=broker.subscriber(group="g"))
+        refused.append(caught.value)
+
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert len(refused) == 1
+    router.add_handler("late", Paid, Seen(), subscriber=broker.subscriber(group="g"))
+    async with router:
+        assert [row.name for row in router.statistics().handlers] == ["h", "late"]
+
+
+async def test_a_router_belongs_to_the_loop_it_was_entered_in(broker: MemoryBroker) -> None:
+    """From another one, in a thread, it can neither be left nor given a handler; it runs on."""
+    handler = Seen()
+    router = Router()
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"))
+
+    async def elsewhere() -> list[str]:
+        said: list[str] = []
+        with pytest.raises(RouterError) as caught:
+            router.add_handler("i", Paid, Seen(), subscriber=broker.subscriber(group="g"))
+        said.append(str(caught.value))
+        with pytest.raises(RouterError) as caught:
+            await router.__aexit__(None, None, None)
+        said.append(str(caught.value))
+        return said
+
+    async with router:
+        said = await asyncio.to_thread(asyncio.run, elsewhere())
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+    assert said == [
+        "router 'router' belongs to the event loop it was entered in",
+        "router 'router' must be left in the loop it was entered in",
+    ]
+    assert handler.events == [Placed(n=1)]
 
 
 async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> None:
@@ -931,6 +1053,7 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
         n: int
 
     add: Any = router.add_handler
+    include: Any = router.include
     not_a_policy: Any = FailurePolicy
     router.add_handler("h", Placed, handler, subscriber=group)
     other = broker.subscriber(group="other")
@@ -974,6 +1097,43 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
             InvalidOptionError,
             "broker.subscriber",
             lambda: add("i", Placed, handler, subscriber="g"),
+        ),
+        (
+            InvalidOptionError,
+            "publisher takes what",
+            lambda: add("i", Placed, handler, subscriber=other, publisher="p"),
+        ),
+        (
+            InvalidHandlerError,
+            "a batch handler has no outputs",
+            lambda: add(
+                "i", Placed, handler, subscriber=other, batch=3, publisher=broker.publisher()
+            ),
+        ),
+        (
+            InvalidTopicError,
+            "a subclass of Event",
+            lambda: add("i", int, handler, subscriber=other),
+        ),
+        (
+            InvalidOptionError,
+            "order_key must be a function",
+            lambda: add("i", Placed, handler, subscriber=other, order_key="key"),
+        ),
+        (
+            InvalidOptionError,
+            "order must be 'strict' or 'relaxed'",
+            lambda: add("i", Placed, handler, subscriber=other, order="none"),
+        ),
+        (
+            InvalidOptionError,
+            "on_failure takes a FailurePolicy",
+            lambda: add("i", Placed, handler, subscriber=other, on_failure=Retry()),
+        ),
+        (
+            InvalidOptionError,
+            "a collection of Listeners",
+            lambda: include([handler], subscriber=other),
         ),
         (
             InvalidOptionError,
@@ -1133,6 +1293,24 @@ async def test_listeners_of_a_bus_are_included(broker: MemoryBroker) -> None:
         ("pattern", 1),
         ("pattern", 2),
     ]
+
+
+async def test_a_base_among_the_classes_is_for_nobody(broker: MemoryBroker) -> None:
+    """Nothing is published by it: a pattern stands for the others that fit."""
+    seen = Seen()
+
+    class Base(Event):
+        n: int
+
+    class Left(Base, topic="side.left"): ...
+
+    listeners = Listeners()
+    listeners.subscribe("side.*", seen, name="sides")
+    router = Router()
+    router.include(listeners, subscriber=broker.subscriber(group="g"), events=[Base, Left])
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Left(n=1))
+    assert seen.events == [Left(n=1)]
 
 
 async def test_listeners_that_a_router_can_not_run_are_refused(broker: MemoryBroker) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventflow.brokers.memory import MemoryBroker, MemorySubscriber
+from eventflow.brokers.memory import MemoryBroker
 from eventflow.errors import (
     BrokerConnectionError,
     ConfigurationError,
@@ -18,7 +17,7 @@ from eventflow.errors import (
 )
 from eventflow.failure import DeadLetter, FailurePolicy
 from eventflow.messaging import BrokerEventPublisher, Message, Router
-from tests.unit.messaging.support import Paid, Placed, now, stored
+from tests.unit.messaging.support import Changed, Cuttable, Paid, Placed, now, stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -56,23 +55,6 @@ class Done:
     @property
     def numbers(self) -> list[int]:
         return [event.n for event in self.events]
-
-
-class Changed(MemorySubscriber):
-    """One that declares something else than its backend can do."""
-
-    changed: dict[str, bool]
-
-    @classmethod
-    def of(cls, subscriber: MemorySubscriber, **changed: bool) -> Changed:
-        made = cls.__new__(cls)
-        made.__dict__.update(subscriber.__dict__)
-        made.changed = changed
-        return made
-
-    @property
-    def features(self) -> Any:
-        return dataclasses.replace(super().features, **self.changed)  # type: ignore[arg-type]
 
 
 async def publish(broker: MemoryBroker, *events: Placed | Paid) -> None:
@@ -533,3 +515,88 @@ async def test_a_stop_gives_back_at_once_what_waits(broker: MemoryBroker) -> Non
     assert gate.done == [0]
     assert elsewhere.numbers == [*range(1, 20)]
     assert router.ledger["h"].released == 19
+
+
+async def test_a_handler_of_messages_is_replaced_too(broker: MemoryBroker) -> None:
+    """Its place is free: the next one of the topic and the group has what comes."""
+    old, new = list[bytes](), list[bytes]()
+
+    async def first(message: Message) -> None:
+        old.append(message.payload)
+
+    async def second(message: Message) -> None:
+        new.append(message.payload)
+
+    router, group = Router(), broker.subscriber(group="g")
+    handler = router.add_handler("raw", "orders", first, subscriber=group)
+    async with router:
+        await broker.publisher().publish("orders", Message(b"1"))
+        await asyncio.sleep(0.01)
+        await handler.aclose()
+        router.add_handler("raw", "orders", second, subscriber=group)
+        await router.wait_running()
+        await broker.publisher().publish("orders", Message(b"2"))
+        await asyncio.sleep(0.01)
+    assert (old, new) == ([b"1"], [b"2"])
+
+
+async def test_one_that_is_added_waits_for_a_subscription_that_is_on_its_way(
+    broker: MemoryBroker,
+) -> None:
+    """Its neighbour has not subscribed yet: both are starting, and then both receive."""
+    paid, placed = Done(), Done()
+    group = Cuttable(broker.subscriber(group="g"))
+    group.up.clear()
+    router = Router()
+    async with router:
+        router.add_handler("paid", Paid, paid, subscriber=group)
+        await asyncio.sleep(1)
+        late = router.add_handler("placed", Placed, placed, subscriber=group)
+        waiting = asyncio.create_task(late.wait_running())
+        await asyncio.sleep(100)
+        assert {handler.state for handler in router.health().handlers} == {"starting"}
+        assert not waiting.done()
+        group.up.set()
+        await waiting
+        await publish(broker, Placed(n=1), Paid(n=2))
+        assert (placed.numbers, paid.numbers) == ([1], [2])
+        assert router.is_ready
+
+
+async def test_one_that_is_added_while_the_connection_is_cut_waits_for_it(
+    broker: MemoryBroker,
+) -> None:
+    """It is ready when the topic is read again, and not because it was read once."""
+    paid, placed = Done(), Done()
+    group = Cuttable(broker.subscriber(group="g"))
+    router = Router()
+    router.add_handler("paid", Paid, paid, subscriber=group)
+    async with router:
+        group.cut()
+        await asyncio.sleep(1)
+        assert router.health().handlers[0].state == "reconnecting"
+        late = router.add_handler("placed", Placed, placed, subscriber=group)
+        waiting = asyncio.create_task(late.wait_running())
+        await asyncio.sleep(100)
+        assert not waiting.done()
+        group.up.set()
+        await waiting
+        await publish(broker, Placed(n=1), Paid(n=2))
+        assert (placed.numbers, paid.numbers) == ([1], [2])
+        assert router.is_ready
+
+
+async def test_a_subscription_that_takes_long_to_leave_is_left_once(broker: MemoryBroker) -> None:
+    """Its last handler was stopped, and then the router: both wait for the same end."""
+    group = Cuttable(broker.subscriber(group="g"), leaves_in=0.8)
+    router = Router(cancel_grace=0.1)
+    handler = router.add_handler("placed", Placed, Done(), subscriber=group)
+    await router.__aenter__()
+    stopping = asyncio.create_task(handler.aclose())
+    began = now()
+    await asyncio.sleep(0.1)
+    await router.__aexit__(None, None, None)
+    await stopping
+    assert now() - began == pytest.approx(0.8, abs=0.01)
+    assert group.left == 1
+    assert router.ledger.abandoned == ()

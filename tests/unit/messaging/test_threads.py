@@ -97,3 +97,33 @@ async def test_a_thread_that_never_returns_ends_with_the_bound() -> None:
             assert router.ledger.abandoned == ("thread eventflow:router-1 in h",)
         finally:
             handler.release.set()
+
+
+@pytest.mark.promise("1", "6")
+async def test_a_thread_that_a_stop_can_not_end_is_named_with_its_message() -> None:
+    """Its task ends with the bound, since it only waited; the message comes again."""
+    started, release = threading.Event(), threading.Event()
+
+    def handler(event: Placed) -> None:
+        started.set()
+        release.wait(10)
+
+    async with MemoryBroker() as broker:
+        group = broker.subscriber(group="g")
+        router = Router(drain_timeout=0, cancel_grace=0.1)
+        router.add_handler("h", Placed, handler, subscriber=group, timeout=None)
+        try:
+            async with router:
+                event = Placed(n=1)
+                await BrokerEventPublisher(broker.publisher()).publish(event)
+                await asyncio.to_thread(started.wait, 10)
+            row = router.ledger["h"]
+            assert (row.abandoned, row.cancelled, row.in_flight) == (1, 0, 0)
+            assert router.ledger.abandoned == (
+                f"task eventflow:router:h with message {event.id}",
+                "thread eventflow:router-1 in h",
+            )
+            assert not [t for t in asyncio.all_tasks() if t.get_name() == "eventflow:router:h"]
+            assert await group.lag("orders") == 1
+        finally:
+            release.set()

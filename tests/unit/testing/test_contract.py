@@ -8,6 +8,8 @@ import pytest
 
 from eventflow.messaging import Delivery, Features, Message
 from eventflow.testing.contract import BrokerContract, Counts, Tally
+from eventflow.testing.contract._process import Elsewhere
+from tests.unit.testing.elsewhere import TOPIC
 
 
 class Nobody:
@@ -155,6 +157,22 @@ def test_a_suite_of_a_few_lines_runs(pytester: pytest.Pytester, mode: str) -> No
     )
 
 
+def test_what_else_a_test_records_is_not_counted(pytester: pytest.Pytester) -> None:
+    """A property of the user's own stands in the same report."""
+    source = (
+        SUITE.format(options="")
+        + """
+        @pytest.fixture(autouse=True)
+        def noted(self, record_property):
+            record_property("ticket", 7)
+    """
+    )
+    result = run(pytester, source, "strict", "-k", "ids_are_kept")
+
+    result.assert_outcomes(passed=1, deselected=69)
+    result.stdout.fnmatch_lines(["TestMine: 1 tests, 5 messages published, *"])
+
+
 def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     """The counts, and the ids, stand in the error; the sums stand at the end."""
     broken = (
@@ -175,7 +193,7 @@ def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, broken, "strict", "-k", "ids_are_kept")
 
-    result.assert_outcomes(failed=1, deselected=68)
+    result.assert_outcomes(failed=1, deselected=69)
     result.stdout.fnmatch_lines(
         [
             "*AssertionError: 5 published, 0 received, 5 lost, 0 duplicates*",
@@ -198,10 +216,41 @@ def test_persistence_has_to_be_shown(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, boasts, "strict", "-k", "process_killed")
 
-    result.assert_outcomes(failed=1, deselected=68)
+    result.assert_outcomes(failed=1, deselected=69)
     result.stdout.fnmatch_lines(
         ["*persistent=True is shown by another process: override elsewhere*"]
     )
+
+
+def test_another_process_that_can_not_open_the_store_is_no_wait(pytester: pytest.Pytester) -> None:
+    """It has ended, with an error of its own: the test fails at once, and says with what."""
+    away = (
+        SUITE.format(options="")
+        + """
+        def new_broker(self):
+            import dataclasses
+            broker = MemoryBroker()
+            broker._features = dataclasses.replace(broker.features, persistent=True)
+            return broker
+
+        def elsewhere(self):
+            return ("builtins:no_such_broker",)
+    """
+    )
+    result = run(pytester, away, "strict", "-k", "process_killed")
+
+    result.assert_outcomes(failed=1, deselected=69)
+    result.stdout.fnmatch_lines(["*the other process ended with 1: see its stderr*"])
+
+
+async def test_another_process_that_ends_by_itself_has_told_what_it_took() -> None:
+    """All that it was asked to take, however it came; and killing it is no error."""
+    where = ("tests.unit.testing.elsewhere:ending", "7")
+    async with Elsewhere(where, topic=TOPIC, group="g", take=3, ack=1) as process:
+        assert await process.holds() == ["m-0", "m-1", "m-2"]
+        with pytest.raises(AssertionError, match="the other process ended with 7"):
+            await process.holds()
+        await process.kill()
 
 
 def run(pytester: pytest.Pytester, source: str, mode: str, *options: str) -> pytest.RunResult:

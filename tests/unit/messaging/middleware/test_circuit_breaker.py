@@ -423,3 +423,35 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], option: str) 
     with pytest.raises(InvalidOptionError) as caught:
         CircuitBreaker(**options)
     assert caught.value.option == option
+
+
+async def test_a_probe_that_takes_longer_than_the_cool_down_is_the_only_one(
+    broker: MemoryBroker,
+) -> None:
+    """No other is let through before it has ended, however often the time has passed."""
+    handler = Seen(fail=lambda event: ValueError() if event.n == 1 else None)
+
+    async def slow(event: Placed) -> None:
+        await handler(event)
+        if event.n == 2:
+            await asyncio.sleep(35)
+
+    router = Router(on_failure=ONCE)
+    router.add_handler(
+        "h",
+        Placed,
+        slow,
+        subscriber=broker.subscriber(group="g"),
+        concurrency=4,
+        timeout=None,
+        middlewares=[CircuitBreaker(failures=1, cool_down=10)],
+    )
+    async with router:
+        await send(broker, 1)
+        await asyncio.sleep(1)
+        await send(broker, 2, 3, 4)
+        await asyncio.sleep(40)
+        assert handler.numbers == [1, 2]
+        await asyncio.sleep(20)
+        assert handler.numbers == [1, 2, 3, 4]
+        assert router.is_ready

@@ -481,3 +481,27 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+async def test_a_handler_that_swallowed_its_timeout_has_not_handled_it(
+    broker: MemoryBroker,
+) -> None:
+    """Its attempt has failed, whatever it returned: the next one is no duplicate."""
+    times: list[float] = []
+
+    async def handler(event: Placed) -> None:
+        times.append(now())
+        if len(times) == 1:
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                return
+
+    router = Router(middlewares=[once()], on_failure=QUICK)
+    router.add_handler("h", Placed, handler, subscriber=broker.subscriber(group="g"), timeout=2)
+    async with router:
+        await broker.publisher().publish("orders", message("a"))
+        await asyncio.sleep(10)
+    assert len(times) == 2
+    row = router.ledger["h"]
+    assert (row.handled, row.retried, row.failed) == (1, 1, 0)

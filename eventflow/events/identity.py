@@ -7,7 +7,7 @@ import re
 import threading
 from datetime import UTC, datetime, timedelta
 
-__all__ = ("FirstRead", "Identity", "Unread", "given", "made", "new_id", "read_time")
+__all__ = ("FirstRead", "Identity", "Randomness", "Unread", "given", "made", "new_id", "read_time")
 
 Identity = tuple[str, datetime]
 """An id and a time, as `Event.id` and `Event.occurred_at` give them."""

@@ -1122,7 +1122,7 @@ async def test_wrong_use_is_refused_where_it_is_said(broker: MemoryBroker) -> No
         ),
         (
             InvalidOptionError,
-            "order must be 'strict' or 'relaxed'",
+            "order must be 'strict' or 'partition'",
             lambda: add("i", Placed, handler, subscriber=other, order="none"),
         ),
         (

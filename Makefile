@@ -1,6 +1,7 @@
 # Every target sets itself up first: .ci/setup does nothing when all is in place.
 #   PORT=8000 make run      another port          PYTHON=python3.12 VENV=.venv-3.12 make test      another interpreter
 #   make test ARGS="-k overflow -x"               arguments for pytest
+#   EVENTFLOW_TEST_KAFKA=host:9092 make test       with a Kafka of yours; tests that stop it are left out
 
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def can_run_kafka() -> None:
-    """For tests that need a Kafka: the fixture below, or one of their own."""
+    """For tests that start a Kafka."""
     from tests.servers.kafka import missing
 
     if (lacking := missing()) is not None:
@@ -44,10 +44,20 @@ def can_run_kafka() -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(can_run_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Generator[Kafka]:
-    """One Kafka for a whole run, with nothing in it; started when the first test needs it."""
+def kafka(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Kafka]:
+    """One Kafka for a whole run, with nothing in it; started when the first test needs it.
+
+    Or the one that ``EVENTFLOW_TEST_KAFKA`` names. Tests that stop it are left out then.
+    """
+    from tests.servers.cluster import Somebodys
     from tests.servers.kafka import Kafka
 
+    if (theirs := Somebodys.named()) is not None:
+        yield cast("Kafka", theirs)
+        return
+    request.getfixturevalue("can_run_kafka")
     server = Kafka.started(tmp_path_factory.mktemp("kafka"))
     try:
         yield server

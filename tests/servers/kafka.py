@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import Any, Self
 
-import confluent_kafka.admin
 from confluent_kafka import Consumer, Producer
 
+from tests.servers.cluster import Cluster, log
 from tests.servers.process import Server, ServerError, free_port
 
 __all__ = ("Kafka", "install", "missing")
 
-log = logging.getLogger("tests.kafka")
-_library: Any = confluent_kafka.admin
 
 ROOT = Path(__file__).parents[2]
 POM = Path(__file__).with_name("kafka.pom.xml")
@@ -106,15 +102,13 @@ def install() -> Path:
     return libs
 
 
-class Kafka(Server):
+class Kafka(Server, Cluster):
     """A node that is broker and controller, with its data in a directory.
 
     ``PLAINTEXT``, without authentication; topics have to be created.
     """
 
     def __init__(self, directory: Path, *, extra: str = "") -> None:
-        self._admin: Any = None
-        self._topics: set[str] = set()
         port = free_port()
         libs = install()
         self._classes = f"{libs}/*"
@@ -136,48 +130,7 @@ class Kafka(Server):
             directory=directory,
             port=port,
         )
-
-    @property
-    def address(self) -> str:
-        """Where clients find it."""
-        return f"127.0.0.1:{self.port}"
-
-    def create_topic(self, name: str, *, partitions: int = 4) -> str:
-        """Create a topic, once; returns its name when it can be used."""
-        if self._admin is None:
-            self._admin = _library.AdminClient({"bootstrap.servers": self.address, "logger": log})
-        deadline = time.monotonic() + 30
-        while name not in self._topics:
-            try:
-                self._admin.create_topics([_library.NewTopic(name, partitions, 1)])[name].result(30)
-            except confluent_kafka.KafkaException as exc:
-                # One that stood still is fenced for a moment, and keeps no replica.
-                if (
-                    exc.args[0].code() != confluent_kafka.KafkaError.INVALID_REPLICATION_FACTOR
-                    or time.monotonic() > deadline
-                ):
-                    raise
-                time.sleep(0.05)
-            else:
-                self._topics.add(name)
-        # The node that answers may not know it yet.
-        while self.partitions(name) != partitions:
-            if time.monotonic() > deadline:
-                raise ServerError(f"{name} was created, and is not there:\n{self.tail()}")
-            time.sleep(0.005)
-        return name
-
-    def add_partitions(self, name: str, total: int) -> None:
-        """Give a topic more partitions."""
-        self._admin.create_partitions([_library.NewPartitions(name, total)])[name].result(30)
-
-    def partitions(self, name: str) -> int:
-        """How many partitions a topic has."""
-        return len(self._admin.list_topics(name, timeout=10).topics[name].partitions)
-
-    def topics(self) -> list[str]:
-        """The names of all topics."""
-        return sorted(self._admin.list_topics(timeout=10).topics)
+        Cluster.__init__(self, f"127.0.0.1:{port}")
 
     def warm_up(self) -> None:
         """Have it make what it makes on first use, which takes seconds."""

@@ -10,7 +10,8 @@ import confluent_kafka.admin
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from tests.servers.kafka import Kafka, log
+from tests.servers.cluster import log
+from tests.servers.kafka import Kafka
 from tests.servers.process import free_port
 
 if TYPE_CHECKING:

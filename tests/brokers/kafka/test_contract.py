@@ -45,12 +45,14 @@ class TestKafka(BrokerContract):
         return ("tests.brokers.kafka.test_contract:broker_elsewhere", self.kafka.address)
 
     async def restart_broker(self) -> bool:
+        if not self.kafka.is_ours:
+            return False
         self.kafka.kill()
         await self.kafka.start_again(within=60)
         return True
 
-    def blocked(self, broker: Broker, topic: str) -> AbstractAsyncContextManager[None]:
-        return self._frozen()
+    def blocked(self, broker: Broker, topic: str) -> AbstractAsyncContextManager[None] | None:
+        return self._frozen() if self.kafka.is_ours else None
 
     @asynccontextmanager
     async def _frozen(self) -> AsyncGenerator[None]:

@@ -38,7 +38,10 @@ def lag_of(config: Mapping[str, Any], topic: str, partitions: int, *, within: fl
                 left += end - start
             else:
                 done = from_text(place.metadata, place.offset).done
-                left += max(end - place.offset, 0) - sum(last - first for first, last in done)
+                at = max(place.offset, start)  # what lay before was taken by retention
+                left += max(end - at, 0) - sum(
+                    last - max(first, at) for first, last in done if last > at
+                )
         return max(left, 0)
     finally:
         client.close()

@@ -230,7 +230,7 @@ class Partition:
         at = self._position
         if at is None:
             at = self.ready[0].offset() if self.ready else self._begin
-        at = begin if at is None else at
+        at = begin if at is None else max(at, begin)
         done = sum(last - max(first, at) for first, last in self._done if last > at)
         return max(end - at - done, 0) + len(self._held)
 

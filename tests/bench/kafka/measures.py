@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.harness import Figure, Settings, Spread, load, machine, python, ratios, rounds
-from tests.bench.kafka import ours, peers, raw
+from tests.bench.kafka import least, ours, peers, raw
 from tests.bench.kafka.conditions import (
     IN_FLIGHT,
     PUBLISHED,
@@ -50,6 +50,13 @@ def _beside(
     )
 
 
+def _least(label: str, each: dict[str, list[float]]) -> Figure:
+    """What is left of the raw loop by going through an event loop at all."""
+    own = {"ours": each["least"], "raw": each["raw"]}
+    note = "`tests/bench/kafka/least.py`: a thread and an event loop, and nothing of ours"
+    return _beside(f"{label}: the least that asyncio takes", own, "raw", note)
+
+
 def _not_measured(label: str, why: str) -> Figure:
     return Figure(label, "messages/s", table="kafka", note=f"not measured: {why}")
 
@@ -62,6 +69,7 @@ def consume(settings: Settings, hosts: str) -> list[Figure]:
         "ours": lambda: asyncio.run(ours.consume(hosts, number)) / number,
         "raw": lambda: raw.consume(hosts, READ, number) / number,
         "faststream": lambda: asyncio.run(peers.faststream_consume(hosts, READ, few)) / few,
+        "least": lambda: asyncio.run(least.consume(hosts, READ, number)) / number,
     }
     if not isinstance(program, str):
         contenders["watermill"] = lambda: program.consume(hosts, number) / number
@@ -94,6 +102,7 @@ def consume(settings: Settings, hosts: str) -> list[Figure]:
             "one message of a partition at a time",
             at_least=1,
         ),
+        _least(f"{label} raw", each),
     ]
 
 
@@ -111,6 +120,7 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
         ),
         "events": lambda: asyncio.run(ours.publish_events(hosts, number)) / number,
         "faststream": lambda: asyncio.run(peers.faststream_publish(hosts, texts)) / few,
+        "least": lambda: asyncio.run(least.publish(hosts, records)) / number,
     }
     if not isinstance(program, str):
         contenders["watermill"] = lambda: program.publish(hosts, number) / number
@@ -150,7 +160,7 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
     ):
         own = {"ours": each[contender], "raw": each["raw"]}
         figures.append(_beside(f"{label} raw: {what}", own, "raw", ""))
-    return figures
+    return [*figures, _least(f"{label} raw", each)]
 
 
 def latency(settings: Settings, hosts: str) -> list[Figure]:

@@ -62,6 +62,17 @@ class Cluster:
         """Give a topic more partitions."""
         self._admin.create_partitions([_library.NewPartitions(name, total)])[name].result(30)
 
+    def delete_topics(self, *names: str) -> None:
+        """Delete topics."""
+        for done in self._admin.delete_topics([*names]).values():
+            done.result(30)
+
+    def members(self, group: str) -> list[str]:
+        """The ids of a group's members, once all have joined; none while it is sharing anew."""
+        found = self._admin.describe_consumer_groups([group])[group].result(10)
+        is_stable = found.state == confluent_kafka.ConsumerGroupState.STABLE
+        return [member.member_id for member in found.members] if is_stable else []
+
     def partitions(self, name: str) -> int:
         """How many partitions a topic has."""
         return len(self._admin.list_topics(name, timeout=10).topics[name].partitions)

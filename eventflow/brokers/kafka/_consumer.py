@@ -191,6 +191,10 @@ class ConsumerThread:
                     self._take_new()
                     looked = time.monotonic()
             self._commit_last()
+            if not (self._owned or self._is_broadcast):
+                # By its close alone, librdkafka 2.16 leaves no group that has given it nothing:
+                # the others would wait for it until its session has run out.
+                consumer.unsubscribe()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the subscription ends by it
             given_up = isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL
             self._tell(self._feed.failed, exc)

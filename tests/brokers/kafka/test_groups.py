@@ -103,6 +103,29 @@ async def test_members_come_and_go_under_load(
         assert mine == sorted(mine)
 
 
+@pytest.mark.parametrize("assignor", ["cooperative-sticky", "range"])
+async def test_a_member_without_partitions_leaves_at_once(
+    kafka: Kafka, topic: str, group: str, assignor: str
+) -> None:
+    """The group does not wait for it until its session has run out, and the others can commit."""
+    options = {"assignor": assignor, "session_timeout": 20.0}
+    kafka.create_topic(f"{topic}.one", partitions=1)
+    async with (
+        broker_at(kafka.address, **options) as one,
+        broker_at(kafka.address, **options) as other,
+        one.subscriber(group=group).subscribe(f"{topic}.one") as deliveries,
+    ):
+        await until(lambda: len(kafka.members(group)) == 1, "one is a member")
+        async with other.subscriber(group=group).subscribe(f"{topic}.one"):
+            await until(lambda: len(kafka.members(group)) == 2, "both are members")
+        await until(lambda: len(kafka.members(group)) == 1, "the other has left", within=5)
+        async with asyncio.timeout(5):
+            await one.publisher().publish(f"{topic}.one", *numbered(1))
+            (delivery,) = await deliveries.receive()
+            assert delivery.ack()
+            await delivery.settled()
+
+
 async def test_a_group_that_shares_in_another_way(kafka: Kafka, topic: str, group: str) -> None:
     """Its error names the option; the group stays as it is, and others can join it."""
     async with (

@@ -6,6 +6,8 @@ import asyncio
 import os
 import time
 import uuid
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +17,11 @@ from eventflow.messaging import Broadcast, Message, Router
 from tests.brokers.kafka.support import broker_at, until
 
 if TYPE_CHECKING:
-    from eventflow.messaging import Deliveries, Delivery
+    from eventflow.brokers.kafka import KafkaBroker
+    from eventflow.messaging import Deliveries, Delivery, Subscriber
     from tests.servers.kafka import Kafka
+
+STRESS = os.environ.get("EVENTFLOW_STRESS") == "1"
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -43,6 +48,12 @@ async def handle(deliveries: Deliveries, count: int) -> list[str]:
                 found.append(delivery.message.id)
                 delivery.ack()
     return found
+
+
+async def no_lag(subscriber: Subscriber, topic: str) -> None:
+    async with asyncio.timeout(10):
+        while await subscriber.lag(topic):  # noqa: ASYNC110 - a broker does it
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.fault("KFK-01")
@@ -122,7 +133,7 @@ async def test_a_partition_that_is_new(kafka: Kafka, topic: str) -> None:
 @pytest.mark.stress
 async def test_a_broker_that_stands_still(kafka: Kafka, topic: str) -> None:
     """Frozen for longer than the session (45 s in a stress run): nothing lost, and it goes on."""
-    seconds = 45 if os.environ.get("EVENTFLOW_STRESS") == "1" else 4
+    seconds = 45 if STRESS else 4
     async with broker_at(kafka.address) as broker:
         publisher = broker.publisher()
         messages = [Message(str(n).encode()) for n in range(400)]
@@ -146,6 +157,108 @@ async def test_a_broker_that_stands_still(kafka: Kafka, topic: str) -> None:
             await until(lambda: len(seen) == 400, "all have come", within=60)
         await reading
         assert await broker.subscriber(group="frozen").lag(topic) == 0
+
+
+@pytest.mark.fault("KFK-09")
+@pytest.mark.stress
+async def test_a_broker_that_is_away(kafka: Kafka, topic: str) -> None:
+    """For 90 s (5 s in a short run): 30 s after it is back, both members get messages again."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(broker_at(kafka.address)) for _ in range(2)]
+        seen: list[Counter[str]] = [Counter(), Counter()]
+
+        async def read(number: int) -> None:
+            async with brokers[number].subscriber(group="away").subscribe(topic) as deliveries:
+                async for delivery in deliveries:
+                    delivery.ack()
+                    seen[number][delivery.message.id] += 1
+
+        reading = [asyncio.create_task(read(number)) for number in range(2)]
+        published: set[str] = set()
+
+        async def reaches_both(within: float) -> None:
+            """Until each of them got something of what is published from now on."""
+            began, before = time.monotonic(), [seen[0].total(), seen[1].total()]
+            while not all(c.total() > n for c, n in zip(seen, before, strict=True)):
+                assert time.monotonic() < began + within
+                messages = [Message(b"x", key=str(n)) for n in range(20)]
+                await brokers[0].publisher().publish(topic, *messages)
+                published.update(message.id for message in messages)
+                await asyncio.sleep(0.05)
+
+        await reaches_both(30)
+        kafka.kill()
+        await asyncio.sleep(90 if STRESS else 5)
+        await kafka.start_again(within=60)
+        await reaches_both(30)
+        await until(lambda: {*seen[0], *seen[1]} == published, "all have come")
+        assert not any(task.done() for task in reading)
+        await no_lag(brokers[0].subscriber(group="away"), topic)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+@pytest.mark.fault("ACK-08")
+@pytest.mark.stress
+async def test_a_handler_that_keeps_the_processor_busy(kafka: Kafka, topic: str) -> None:
+    """For 90 s (6 s in a short run, three times its session): nobody else gets its message.
+
+    It is handled once, and so are the others, which go on meanwhile, also to this process.
+    """
+    seconds = 90 if STRESS else 6
+    handled: Counter[str] = Counter()
+    reached: set[KafkaBroker] = set()
+    begun: list[str] = []
+    kafka.create_topic(f"{topic}.dead_letter", partitions=1)
+
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(broker_at(kafka.address)) for _ in range(2)]
+        for broker in brokers:
+
+            def handle(message: Message, broker: KafkaBroker = broker) -> None:
+                reached.add(broker)
+                if message.payload == b"busy":
+                    begun.append(message.id)
+                    until = time.monotonic() + seconds
+                    while time.monotonic() < until:
+                        sum(range(1_000))
+                handled[message.id] += 1
+
+            router = Router()
+            router.add_handler(
+                "work",
+                topic,
+                handle,
+                subscriber=broker.subscriber(group="busy"),
+                concurrency=8,
+                timeout=None,
+            )
+            await stack.enter_async_context(router)
+        publisher = brokers[0].publisher()
+        published: set[str] = set()
+
+        async def publish(*messages: Message) -> None:
+            await publisher.publish(topic, *messages)
+            published.update(message.id for message in messages)
+
+        async with asyncio.timeout(30):
+            while len(reached) < 2:
+                await publish(*(Message(b"x", key=str(n)) for n in range(20)))
+                await asyncio.sleep(0.05)
+        busy = Message(b"busy", key="busy")
+        await publish(busy)
+        began = time.monotonic()
+        while not handled[busy.id]:
+            await publish(*(Message(b"x", key=str(n)) for n in range(20)))
+            await asyncio.sleep(0.2)
+            # What is not behind it does not wait for it.
+            await until(lambda: len(published - {*handled}) <= 1, "the others", within=10)
+            assert time.monotonic() < began + seconds + 10
+        assert begun == [busy.id]
+        await no_lag(brokers[0].subscriber(group="busy"), topic)
+    assert {*handled} == published
+    assert handled.total() == len(published)
 
 
 async def test_leaving_while_the_broker_stands_still(

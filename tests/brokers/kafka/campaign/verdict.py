@@ -1,0 +1,218 @@
+"""Compares what was published, what was done and what was committed, all as seen from outside."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.brokers.kafka.campaign.ledger import (
+    BEGUN,
+    DONE,
+    FAILED,
+    FAULT_BEGUN,
+    FAULT_ENDED,
+    Entry,
+)
+from tests.brokers.kafka.campaign.schedule import REPEATING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tests.brokers.kafka.campaign.run import Run
+
+__all__ = ("Verdict", "judge")
+
+ID = "_watermill_message_uuid"
+ECHO_S = 6.0
+"""Seconds after a fault in which it still has its effect: sessions that run out, joining again."""
+
+
+class _Record(NamedTuple):
+    """A record, as an independent client reads it."""
+
+    id: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+
+    @classmethod
+    def of(cls, record: Any) -> _Record:
+        """Its id is where Watermill has it."""
+        name = dict(record.headers() or [])[ID].decode()
+        return cls(name, record.partition(), record.offset(), record.key(), record.value())
+
+
+class Window(NamedTuple):
+    """A time in which messages may come again."""
+
+    begin: float
+    end: float
+    what: str
+
+
+@dataclass
+class Verdict:
+    """What a run has shown.
+
+    Attributes:
+        published: Records that are in the topic.
+        twice: Of those, records that the client library stored once more. It does where it gave
+            another message of the same publisher up, and can't tell whether that was stored.
+        refused: Messages whose publish raised.
+        done: Ends of handlers, repeated ones included.
+        lost: Of those in the topic, or that had to be: never handled.
+        duplicates: Ends of handlers beyond the first.
+        causes: The fault nearest to each of those.
+        wrong: What must not be.
+    """
+
+    published: int = 0
+    twice: int = 0
+    refused: int = 0
+    done: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    causes: Counter[str] = field(default_factory=Counter[str])
+    wrong: list[str] = field(default_factory=list[str])
+
+
+def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]) -> Verdict:
+    """The verdict on a run that has got quiet.
+
+    Args:
+        run: The run.
+        topic: All records of its topic, by partition and offset.
+        dead: All records of its topic of dead letters.
+        told: All of the ledger.
+    """
+    records = [_Record.of(record) for record in topic]
+    verdict = Verdict(published=len(records))
+    wrong = verdict.wrong
+    stored = Counter(record.id for record in records)
+    done = [entry for entry in told if entry.what == DONE]
+    first = {entry.which: entry.at for entry in reversed(done)}
+    failed = {entry.which: entry.at for entry in reversed(told) if entry.what == FAILED}
+    letters = {_Record.of(record).id for record in dead}
+    poison = {i for i, sent in run.sent.items() if b'"poison"' in sent.message.payload}
+
+    # Publishing
+    gave_up = {sent.publisher for sent in run.sent.values() if sent.verdict == "unknown"}
+    for name, (_, publisher, said) in run.sent.items():
+        verdict.refused += said != "stored"
+        if said == "stored" and not stored[name]:
+            verdict.lost += 1
+            wrong.append(f"{name} was confirmed, and is not in the topic")
+        if said == "not_stored" and stored[name]:
+            wrong.append(f"{name} is said not to be stored, and is")
+        if stored[name] > 1 and publisher in gave_up:
+            verdict.twice += stored[name] - 1
+        elif stored[name] > 1:
+            wrong.append(f"{name}, said to be {said}, is there {stored[name]} times")
+    for record in records:
+        if record.id not in run.sent:
+            wrong.append(f"{record.id} was never published")
+        else:
+            message = run.sent[record.id].message
+            if (record.value, record.key) != (message.payload, str(message.key).encode()):
+                wrong.append(f"{record.id} was altered")
+
+    # Handling
+    verdict.done = len(done)
+    verdict.duplicates = len(done) - len(first)
+    for name in stored:
+        if name in poison:
+            if name not in letters or name not in failed:
+                verdict.lost += 1
+                wrong.append(f"{name} is poison, and is no dead letter")
+        elif name not in first:
+            verdict.lost += 1
+            wrong.append(f"{name} was not handled")
+    wrong += [f"{name} was handled, and not published" for name in first.keys() - stored.keys()]
+    wrong += [f"{name} is a dead letter, and no poison" for name in letters - poison]
+
+    # Committing
+    ended = first | {name: failed[name] for name in poison & failed.keys()}
+    where = {(record.partition, record.offset): record.id for record in records}
+    for sample in run.samples:
+        for partition, (offset, progress) in sample.places.items():
+            ranges = ((0, offset), *progress.done)
+            for at in (at for begin, end in ranges for at in range(begin, end)):
+                if (name := where.get((partition, at), "")) == "":
+                    wrong.append(f"{partition}:{at} is committed, and there is no such record")
+                elif ended.get(name, sample.at + 1) > sample.at:
+                    wrong.append(f"{name} ({partition}:{at}) was committed before it was handled")
+    last = run.samples[-1]
+    wrong += [
+        f"partition {n} was left with {place.progress}"
+        for n, place in last.places.items()
+        if place.progress.done or place.progress.notes
+    ]
+
+    wrong += out_of_order(records, done)
+    explain(run, told, stored, verdict)
+    return verdict
+
+
+def out_of_order(records: Iterable[_Record], done: Sequence[Entry]) -> list[str]:
+    """Of keys none of whose messages came again: whatever was handled before its predecessor."""
+    place = {entry.which: at for at, entry in enumerate(done)}
+    twice = {name for name, times in Counter(entry.which for entry in done).items() if times > 1}
+    lanes: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for record in records:
+        lanes[record.partition, record.key].append(record.id)
+    found: list[str] = []
+    for (partition, key), names in lanes.items():
+        order = [place[name] for name in names if name in place]
+        if twice.isdisjoint(names) and order != sorted(order):
+            found.append(f"key {key!r} of partition {partition} was handled out of order")
+    return found
+
+
+def explain(run: Run, told: Sequence[Entry], stored: Counter[str], verdict: Verdict) -> None:
+    """Finds the fault nearest to each end of a handler beyond the first; one has to be there."""
+    left = stored - Counter({*stored})
+    windows = _windows(run, told)
+    began: dict[tuple[str, str], float] = {}
+    before: dict[str, float] = {}
+    for what, who, which, at in ((e.what, e.who, e.which, e.at) for e in told):
+        if what == BEGUN:
+            began[which, who] = at
+        elif what == DONE:
+            since = before.get(which)
+            before[which] = began[which, who]
+            if since is None:
+                continue
+            if left[which]:
+                left[which] -= 1
+                verdict.causes["stored twice"] += 1
+                continue
+            causes = [w for w in windows if w.begin <= at and since <= w.end + ECHO_S]
+            if causes:
+                verdict.causes[max(causes).what] += 1
+            else:
+                verdict.wrong.append(f"{which} was done again without a reason, by {who}")
+
+
+def _windows(run: Run, told: Sequence[Entry]) -> list[Window]:
+    """When messages may come again: while a fault lasts, or an odd handler."""
+    open_: dict[tuple[str, str], tuple[float, str]] = {}
+    windows: list[Window] = []
+    for entry in told:
+        if entry.what == FAULT_BEGUN and entry.who in REPEATING:
+            open_["", entry.which] = entry.at, entry.who
+        elif entry.what == FAULT_ENDED and ("", entry.which) in open_:
+            begin, what = open_.pop(("", entry.which))
+            windows.append(Window(begin, entry.at, what))
+        elif entry.what in (BEGUN, DONE) and (sent := run.sent.get(entry.which)) is not None:
+            odd = next((k for k in ("slow", "block") if f'"{k}"'.encode() in sent[0].payload), None)
+            if odd is None:
+                continue
+            if entry.what == BEGUN:
+                open_[entry.who, entry.which] = entry.at, odd
+            elif (entry.who, entry.which) in open_:
+                begin, what = open_.pop((entry.who, entry.which))
+                windows.append(Window(begin, entry.at, what))
+    end = told[-1].at if told else 0.0
+    return [*windows, *(Window(begin, end, what) for begin, what in open_.values())]

@@ -252,6 +252,11 @@ class Bridge:
         """The counts; once the bridge was left, what became of every message."""
         return self._router.ledger
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics that it reads, and those of their dead letters; see `Router.topics`."""
+        return self._router.topics
+
     def health(self) -> RouterHealth:
         """How it is, as a `Router` says it."""
         return self._router.health()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from eventflow.errors import InvalidOptionError
+from eventflow.events import validate_topic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -258,6 +259,19 @@ class Broker(ABC):
         traceback: TracebackType | None,
     ) -> None:
         """Close everything that was made of it, then disconnect."""
+
+    async def ensure_topics(self, *topics: str) -> None:
+        """Make the topics that there are not yet, where somebody has to make them.
+
+        Where topics come into being by their use there is nothing to do. Repeating it does no
+        harm. ``await broker.ensure_topics(*router.topics)`` makes those of a router.
+
+        Raises:
+            InvalidTopicError: One is none.
+            BrokerError: They can't be made.
+        """
+        for topic in topics:
+            validate_topic(topic)
 
     @abstractmethod
     def publisher(self) -> Publisher:

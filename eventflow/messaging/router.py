@@ -122,6 +122,23 @@ class Router:
         """Name in logs and in the ledger."""
         return self._name
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics its handlers read, those of their dead letters, and each ``publish_topic``.
+
+        Each once, sorted. Not among them: what events are published to by themselves, and dead
+        letters that go through a publisher of their own, which is perhaps another broker's.
+        """
+        found: set[str] = set()
+        for binding in self._bindings.values():
+            letters = binding.dead_letters
+            found.update(binding.topics)
+            if letters.publisher is None:
+                found.update(map(letters.topic_for, binding.topics))
+            if binding.publish_topic is not None:
+                found.add(binding.publish_topic)
+        return tuple(sorted(found))
+
     # Handlers
 
     @overload

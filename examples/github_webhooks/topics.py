@@ -34,6 +34,8 @@ async def ensure_topics(dsn: str) -> None:
     async with connect(dsn) as broker:
         if isinstance(broker, KafkaBroker):
             await broker.ensure_topics(*topics(), partitions=PARTITIONS)
+        else:
+            await broker.ensure_topics(*topics())
 
 
 def main() -> int:

@@ -122,7 +122,7 @@ def not_found(topic: str) -> TopicNotFoundError:
     """The error for a topic that there is not."""
     return TopicNotFoundError(
         f"there is no topic {topic!r}, and a subscription or a publish does not create it: "
-        "create it first, with ensure_topics() for example",
+        "create it first, as by broker.ensure_topics(*router.topics)",
         topic=topic,
     )
 

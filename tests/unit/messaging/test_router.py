@@ -532,6 +532,34 @@ async def test_a_dead_letter_that_can_not_be_stored_holds_everything(broker: Mem
     assert len(await stored(broker, "graves")) == 1
 
 
+async def test_the_topics_of_a_router_can_be_made(broker: MemoryBroker) -> None:
+    """What it reads, its outputs and its dead letters, but for those of another broker."""
+    subscriber, publisher = broker.subscriber(group="g"), broker.publisher()
+    graves = FailurePolicy(then=DeadLetter("graves"))
+    elsewhere = FailurePolicy(then=DeadLetter("elsewhere", publisher=publisher))
+    router = Router(on_failure=graves)
+    assert not router.topics
+    router.add_handler("a", (Placed, Shipped), Seen(), subscriber=subscriber)
+    router.add_handler(
+        "b",
+        "raw",
+        Seen(),
+        subscriber=subscriber,
+        publisher=publisher,
+        publish_topic="made",
+        on_failure=FailurePolicy(),
+    )
+    router.add_handler("c", "others", Seen(), subscriber=subscriber, on_failure=elsewhere)
+    wanted = ("graves", "made", "orders", "others", "raw", "raw.dead_letter", "shipments")
+    assert router.topics == wanted
+    for _ in range(2):
+        await broker.ensure_topics(*router.topics)
+    with pytest.raises(InvalidTopicError):
+        await broker.ensure_topics("orders", "no topic")
+    async with router:
+        assert router.topics == wanted
+
+
 @pytest.mark.parametrize(
     ("options", "option"), [({"order_key": repr}, "order_key"), ({"batch": 10}, "order")]
 )

@@ -16,19 +16,23 @@ from eventflow.brokers.kafka._progress import from_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from eventflow.brokers.kafka._settings import Settings
+
 __all__ = ("create_topics", "lag_of")
 
 _library: Any = confluent_kafka.admin
 """Untyped: its own annotations are in part unknown."""
 
 
-def lag_of(config: Mapping[str, Any], topic: str, partitions: int, *, within: float) -> int:
-    """How many messages of a topic a group has not done; the group is in ``config``.
+def lag_of(settings: Settings, group: str, topic: str, partitions: int, *, within: float) -> int:
+    """How many messages of a topic a group has not done.
 
     Raises:
         KafkaException: The cluster did not say in time.
     """
-    client = Consumer(dict(config))  # of no group, as it subscribes to nothing
+    # In no local variable, which tracebacks may show: it has secrets. As it subscribes to nothing,
+    # it is a member of nothing.
+    client = Consumer(settings.consumer(group))
     try:
         places = [TopicPartition(topic, number) for number in range(partitions)]
         left = 0
@@ -39,16 +43,15 @@ def lag_of(config: Mapping[str, Any], topic: str, partitions: int, *, within: fl
             else:
                 done = from_text(place.metadata, place.offset).done
                 at = max(place.offset, start)  # what lay before was taken by retention
-                left += max(end - at, 0) - sum(
-                    last - max(first, at) for first, last in done if last > at
-                )
-        return max(left, 0)
+                beyond = sum(last - max(first, at) for first, last in done if last > at)
+                left += max(end - at - beyond, 0)
+        return left
     finally:
         client.close()
 
 
 def create_topics(
-    config: Mapping[str, Any],
+    settings: Settings,
     topics: Iterable[str],
     *,
     partitions: int,
@@ -65,7 +68,7 @@ def create_topics(
         _library.NewTopic(name, partitions, replication_factor, config=dict(properties))
         for name in topics
     ]
-    client = _library.AdminClient(dict(config))
+    client = _library.AdminClient(settings.admin())
     made = client.create_topics(new, request_timeout=within)
     problems = [error for done in made.values() if (error := done.exception()) is not None]
     for error in problems:

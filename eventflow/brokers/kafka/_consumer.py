@@ -118,7 +118,8 @@ class ConsumerThread:
         self._said = 0.0
         self._room = threading.Event()
         self._is_ending = False
-        self._owned: set[int] = set()
+        self._term = 0
+        self._terms: dict[int, int] = {}  # of the partitions that are ours: the assignment's
         self._wanted: deque[Commit] = deque()
         self._last: Commit | None = None
         self._under_way: list[_UnderWay] = []
@@ -162,8 +163,9 @@ class ConsumerThread:
     def _run(self) -> None:
         try:
             # Here, as it may wait for a token.
-            config = self._settings.consumer(self._group)
-            consumer = self._consumer = Consumer({**config, "on_commit": self._on_commit})
+            consumer = self._consumer = Consumer(
+                {**self._settings.consumer(self._group), "on_commit": self._on_commit}
+            )
         except KafkaException as exc:
             self._tell(self._feed.not_made, exc.args[0])
             return
@@ -191,7 +193,7 @@ class ConsumerThread:
                     self._take_new()
                     looked = time.monotonic()
             self._commit_last()
-            if not (self._owned or self._is_broadcast):
+            if not (self._terms or self._is_broadcast):
                 # By its close alone, librdkafka 2.16 leaves no group that has given it nothing:
                 # the others would wait for it until its session has run out.
                 consumer.unsubscribe()
@@ -216,7 +218,8 @@ class ConsumerThread:
             place = TopicPartition(self._topic, number)
             _, place.offset = self._asked(consumer.get_watermark_offsets, place)
             start.append(place)
-        self._tell(self._feed.assigned, {place.partition: NOTHING for place in start})
+        begin = {place.partition: NOTHING._replace(offset=place.offset) for place in start}
+        self._tell(self._feed.assigned, begin, 0)
         consumer.assign(start)
 
     def _say(self) -> None:
@@ -240,7 +243,7 @@ class ConsumerThread:
         except KafkaException:  # the broker is away: at the next look, then
             return
         if new:
-            self._tell(self._feed.assigned, dict.fromkeys(new, NOTHING))
+            self._tell(self._feed.assigned, dict.fromkeys(new, NOTHING), 0)
             self._consumer.incremental_assign(
                 [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in new]
             )
@@ -329,18 +332,32 @@ class ConsumerThread:
         while self._wanted:
             self._begin(_UnderWay(commit := self._wanted.popleft()), commit)
 
+    def _is_ours(self, number: int, commit: Commit) -> bool:
+        """Whether we have the partition still, by the assignment that the commit is of.
+
+        A loop that was blocked may ask for one when somebody else has it, and has gone further.
+        """
+        return self._terms.get(number) == commit[number].partition.term
+
     def _begin(self, under_way: _UnderWay, numbers: Iterable[int]) -> None:
-        places = [under_way.commit[number].place for number in numbers]
-        if not places:
-            return
+        commit = under_way.commit
+        ours = [number for number in numbers if self._is_ours(number, commit)]
+        for number in numbers:
+            if number not in ours:
+                under_way.refused[number] = KafkaError(KafkaError.ILLEGAL_GENERATION)
         try:
-            self._consumer.commit(offsets=places, asynchronous=True)
+            if ours:
+                places = [commit[number].place for number in ours]
+                self._consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as exc:
-            refused = dict.fromkeys(numbers, exc.args[0])
-            self._tell(self._feed.committed, under_way.commit, refused)
-        else:
+            error: KafkaError = exc.args[0]
+            under_way.refused |= dict.fromkeys(ours, error)
+            ours = []
+        if ours:
             self._under_way.append(under_way)
-            self._newest |= dict.fromkeys(numbers, under_way.commit)
+            self._newest |= dict.fromkeys(ours, commit)
+        elif commit:
+            self._tell(self._feed.committed, commit, under_way.refused)
 
     def _begin_last(self) -> None:
         last, self._last = self._last, None
@@ -360,7 +377,9 @@ class ConsumerThread:
             for one in refused:
                 # Not what a later commit stands for: it would set the offset back.
                 again = {
-                    n for n in one.refused.keys() & self._owned if self._newest.get(n) is one.commit
+                    n
+                    for n in one.refused
+                    if self._is_ours(n, one.commit) and self._newest.get(n) is one.commit
                 }
                 one.refused = {n: e for n, e in one.refused.items() if n not in again}
                 if again:
@@ -398,8 +417,9 @@ class ConsumerThread:
         progress = {
             p.partition: NOTHING if p.offset < 0 else from_text(p.metadata, p.offset) for p in found
         }
-        self._owned |= progress.keys()
-        self._tell(self._feed.assigned, progress)
+        self._term += 1
+        self._terms |= dict.fromkeys(progress, self._term)
+        self._tell(self._feed.assigned, progress, self._term)
         start = [TopicPartition(p.topic, p.partition, p.offset) for p in found]
         if self._is_eager:
             consumer.assign(start)
@@ -417,6 +437,8 @@ class ConsumerThread:
         self._commit()
         self._begin(_UnderWay(settled), settled)
         self._begin_last()
+        if self._is_eager:
+            self._tell(self._feed.lost, numbers)  # until the group says what is ours
         self._go(consumer, numbers, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -429,7 +451,8 @@ class ConsumerThread:
         self._go(consumer, numbers, partitions)
 
     def _go(self, consumer: Consumer, numbers: set[int], partitions: list[TopicPartition]) -> None:
-        self._owned -= numbers
+        for number in numbers:
+            self._terms.pop(number, None)
         self._tell(self._feed.revoked, numbers)
         if self._is_eager:
             consumer.unassign()

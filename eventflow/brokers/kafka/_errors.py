@@ -99,13 +99,13 @@ def is_of_rebalance(error: KafkaError) -> bool:
 def is_distrust(error: KafkaError) -> bool:
     """Whether it says that one of both sides does not trust the other.
 
-    An alert that the other side sends in the course of TLS is reported as `_TRANSPORT`.
+    Not each fault of TLS does: a server that goes away in the middle of it is just away.
     """
-    return error.code() in {
-        KafkaError._SSL,
-        KafkaError._AUTHENTICATION,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-    } or (error.code() == KafkaError._TRANSPORT and "SSL" in error.str())
+    if error.code() in {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}:
+        return True
+    # What the other side says against our certificate comes as `_TRANSPORT`.
+    of_tls = error.code() in {KafkaError._SSL, KafkaError._TRANSPORT}
+    return of_tls and any(text in error.str() for text in ("verify failed", " alert "))
 
 
 def may_pass(error: KafkaError) -> bool:
@@ -151,12 +151,7 @@ def distrust(hosts: Iterable[str], error: KafkaError) -> BrokerAuthenticationErr
             f"Kafka at {who} does not accept the credentials, or not by this mechanism: "
             "look at sasl="
         )
-    said = error.str()
-    if "PLAINTEXT" in said:
-        return BrokerAuthenticationError(
-            f"Kafka at {who} does not speak TLS there: use another port, or leave out tls="
-        )
-    if "alert" in said:
+    if " alert " in error.str():
         return BrokerAuthenticationError(
             f"Kafka at {who} does not accept our certificate, or the lack of one: "
             "look at certificate_file of Tls"
@@ -171,7 +166,11 @@ def unreachable(
     hosts: Iterable[str], seconds: float, error: KafkaError, *, is_secured: bool
 ) -> BrokerConnectionError:
     """The error of a broker that did not answer."""
-    hint = "" if is_secured else "; perhaps it wants TLS or a login: tls=, sasl="
+    hint = (
+        "; perhaps this port has no TLS, or no login"
+        if is_secured
+        else "; perhaps it wants TLS or a login: tls=, sasl="
+    )
     return BrokerConnectionError(
         f"no Kafka broker answered at {', '.join(hosts)} within {seconds:g} s "
         f"({code_name(error)}){hint}"

@@ -118,7 +118,7 @@ class Feed:
     def lag(self) -> int | None:
         """How many messages of the partitions that are ours are not done, as far as was heard."""
         extents = self._extents
-        if not self._partitions.keys() <= extents.keys():
+        if self._alone_since is not None or not self._partitions.keys() <= extents.keys():
             return None
         return sum(p.lag(*extents[number]) for number, p in self._partitions.items())
 
@@ -153,6 +153,8 @@ class Feed:
         self._turn += 1
         if used:
             self._thread.used(used, used_bytes)
+            if self._watched:
+                self._prepare()
         return taken
 
     def leave(self, member: KafkaDeliveries) -> None:
@@ -206,12 +208,15 @@ class Feed:
 
     def _prepare(self) -> None:
         """Have commits permit what partitions may not hand out without."""
-        wanted = False
+        wanted = has_some = False
         for partition in [*self._watched]:
             if not partition.is_watched:
                 self._watched.discard(partition)
             elif not partition.is_ending:
                 wanted |= partition.prepare()
+            has_some |= partition.has_some
+        if has_some:
+            self.readers.wake_all()
         if wanted and not self._commits:
             if self._timer is not None:
                 self._timer.cancel()
@@ -263,12 +268,19 @@ class Feed:
         if not self._joined.done():
             self._joined.set_result(None)
 
-    def assigned(self, partitions: Mapping[int, Progress]) -> None:
-        """Partitions are ours from now on; what their commits say beyond the offset."""
+    def assigned(self, partitions: Mapping[int, Progress], term: int = 0) -> None:
+        """Partitions are ours from now on; what their commits say beyond the offset.
+
+        Args:
+            partitions: By their numbers.
+            term: Of this assignment; the thread takes no commit of another one.
+        """
         self._alone_since = None
         self.revoked(self._partitions.keys() & partitions.keys())
         for number, progress in partitions.items():
-            partition = Partition(self._topic, number, progress, is_kept=not self._is_broadcast)
+            partition = Partition(
+                self._topic, number, progress, term=term, is_kept=not self._is_broadcast
+            )
             self._partitions[number] = partition
             if partition.is_watched:
                 self._watched.add(partition)
@@ -306,9 +318,13 @@ class Feed:
             return
         revocation.timer.cancel()
         unclean = (p for p in revocation.partitions if p.is_unclean)
-        commit = {} if self._is_broadcast else self._commit(unclean, is_last=True)
-        if not revocation.give(commit):
-            self.committed(commit, dict.fromkeys(commit, None))
+        commit: Commit = {}
+        try:
+            if not self._is_broadcast:
+                commit = self._commit(unclean, is_last=True)
+        finally:  # whatever happens here: the thread waits for it
+            if not revocation.give(commit):
+                self.committed(commit, dict.fromkeys(commit, None))
 
     def revoked(self, numbers: Iterable[int]) -> None:
         """Partitions are not ours any more."""
@@ -341,7 +357,7 @@ class Feed:
         self.readers.wake_all()
 
     def lost(self, numbers: Iterable[int]) -> None:
-        """The group has taken us for dead."""
+        """The group has taken us for dead, or has taken all away to share it anew."""
         self._alone_since = self._loop.time()
         self._extents = {}
         self.revoked(numbers)
@@ -426,7 +442,12 @@ class Feed:
                 self._timer = None
             self._look_at_revocation()
             unclean = (p for p in self._partitions.values() if p.is_unclean)
-            self._thread.end({} if self._is_broadcast else self._commit(unclean, is_last=True))
+            commit: Commit = {}
+            try:
+                if not self._is_broadcast:
+                    commit = self._commit(unclean, is_last=True)
+            finally:
+                self._thread.end(commit)
             if not self._over.done():
                 self._abandoning = self._loop.call_later(END_S, self.abandon)
         return self._over

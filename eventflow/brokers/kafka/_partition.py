@@ -135,11 +135,13 @@ class Partition:
         topic: Its topic.
         number: Its number.
         progress: What the group knows of it.
+        term: Of the assignment that it came by.
         is_kept: Whether its place is committed: not with `Broadcast`.
 
     Attributes:
         topic: Its topic.
         number: Its number.
+        term: Of the assignment that it came by.
         settled: What was settled, is in no commit yet, and is confirmed by one.
         ready: Records that were fetched and not handed out, in order.
         owner: Who has some of it in its hands: until all of that is settled nobody else gets any,
@@ -154,6 +156,7 @@ class Partition:
         "_again",
         "_begin",
         "_careful_for",
+        "_counted",
         "_done",
         "_held",
         "_is_open",
@@ -171,13 +174,21 @@ class Partition:
         "owner",
         "ready",
         "settled",
+        "term",
         "topic",
     )
 
     def __init__(
-        self, topic: str, number: int, progress: Progress = NOTHING, *, is_kept: bool = True
+        self,
+        topic: str,
+        number: int,
+        progress: Progress = NOTHING,
+        *,
+        term: int = 0,
+        is_kept: bool = True,
     ) -> None:
         self.topic = topic
+        self.term = term
         self.number = number
         self.settled: list[KafkaDelivery] = []
         self.ready: deque[Any] = deque()
@@ -196,6 +207,7 @@ class Partition:
         self._careful_for = CAREFUL_FOR if progress.openings >= UNCLEAN else 0
         self._is_waiting = False  # for the commit that permits the next message
         self._next: int | None = None  # the one that may be handed out, while it is careful
+        self._counted: int | None = None  # the one that is counted, and not handed out yet
 
     @property
     def is_watched(self) -> bool:
@@ -207,7 +219,11 @@ class Partition:
         """Whether something can be handed out."""
         if not (self.ready or self._again) or not self._is_open:
             return False
-        return not self._careful_for or (self._next is not None and not self._is_waiting)
+        if not self._careful_for:
+            return True
+        if self._next is not None:
+            return not self._is_waiting
+        return not self._again and self._is_done(self.ready[0].offset())
 
     @property
     def is_idle(self) -> bool:
@@ -244,14 +260,11 @@ class Partition:
         elif not self._careful_for or self.out or self._next is not None:
             return False
         if self._careful_for:
-            self._next = found = self._first_open()
-            if found is None:
-                # All of them are done, and may be passed over.
-                self._next = self.ready[-1].offset()
-                if self._is_open:
-                    return False
-            else:
+            self._next = self._counted = found = self._first_open()
+            if found is not None:
                 self._count(found, 1)
+            elif self._is_open:
+                return False  # all of them are done, and may be passed over
         self._is_waiting = self.is_dirty = True
         return True
 
@@ -264,8 +277,11 @@ class Partition:
     def _first_open(self) -> int | None:
         if self._again:
             return self._again[0]
-        done, offsets = self._done, (record.offset() for record in self.ready)
-        return next((o for o in offsets if not any(a <= o < b for a, b in done)), None)
+        offsets = (record.offset() for record in self.ready)
+        return next((offset for offset in offsets if not self._is_done(offset)), None)
+
+    def _is_done(self, offset: int) -> bool:
+        return any(first <= offset < end for first, end in self._done)
 
     def permit(self) -> None:
         """The commit that was asked for is confirmed."""
@@ -279,10 +295,12 @@ class Partition:
             How many fetched records that took, and how many bytes they have.
         """
         last: float = inf
-        if self._next is not None and len(taken) < limit:
-            limit, last, self._next = min(limit, len(taken) + 1), self._next, None
+        if self._careful_for and len(taken) < limit:
+            # What was done is passed over; of the rest only what is permitted.
+            limit, last = min(limit, len(taken) + 1), -1 if self._next is None else self._next
+            self._next = self._counted = None
         before, again, held, notes = len(taken), self._again, self._held, self._notes
-        while again and len(taken) < limit:
+        while again and len(taken) < limit and again[0] <= last:
             offset = heapq.heappop(again)
             held[offset] = delivery = held[offset].again(settler, self._note(offset))
             taken.append(delivery)
@@ -290,7 +308,7 @@ class Partition:
         while ready and room:
             record = ready[0]
             offset = record.offset()
-            if offset > last:
+            if offset > last and not self._is_done(offset):
                 break
             del ready[0]
             used += 1
@@ -372,10 +390,13 @@ class Partition:
             return None
         held = self._held
         first = next(iter(held), end)
-        if is_last or (first > self._opened_at and not self._careful_for):
+        # What is in hands yet, when a partition has to go, may be what kills the next owner.
+        is_clean = is_last and not self.out
+        if is_clean or (first > self._opened_at and not self._careful_for):
             self._openings = 0
-        if is_last and self._next is not None:
-            self._count(self._next, -1)  # it was not handed out after all
+        if is_last and self._counted is not None:
+            self._count(self._counted, -1)  # it was not handed out after all
+            self._counted = None
         text = ""
         if self._notes:
             # Also those of messages that retention or compaction has taken.

@@ -13,7 +13,7 @@ from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from confluent_kafka import Producer
 
@@ -82,26 +82,33 @@ class Call:
 
 
 class Trust:
-    """Hears from the client library why a broker and we do not trust each other.
+    """Hears from the client library which brokers and we do not trust each other.
 
-    Attributes:
-        refusal: Why, if so.
+    Args:
+        hosts: Those that were named.
     """
 
-    def __init__(self) -> None:
-        self.refusal: KafkaError | None = None
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._hosts = tuple(hosts)
+        self._refused: dict[str, KafkaError] = {}
 
     def heard(self, error: KafkaError) -> None:
         """The library's callback for errors that are not of one call."""
         if is_distrust(error):
-            self.refusal = error
+            for host in self._hosts:
+                if f"//{host}/" in error.str():
+                    self._refused[host] = error
+
+    def forget(self) -> None:
+        """One of them has answered."""
+        self._refused.clear()
 
     @property
-    def is_settled(self) -> bool:
-        """Whether trying again is of no use."""
-        refusal = self.refusal
-        # A broker that goes away in the middle of a handshake looks like one without TLS.
-        return refusal is not None and "Disconnected" not in refusal.str()
+    def refusal(self) -> KafkaError | None:
+        """Why, once all of them have refused: then trying again is of no use."""
+        if len(self._refused) < len(set(self._hosts)):
+            return None
+        return next(iter(self._refused.values()))
 
 
 class ProducerThread:
@@ -174,10 +181,13 @@ class ProducerThread:
         """
         try:
             if topic is None:
-                return self._producer.list_topics(timeout=within)
-            return self._producer.list_topics(topic, timeout=within)
+                found = self._producer.list_topics(timeout=within)
+            else:
+                found = self._producer.list_topics(topic, timeout=within)
+            self.trust.forget()
+            return found
         except KafkaException:
-            if self.trust.is_settled:  # it would say the same each time
+            if self.trust.refusal is not None:  # they would say the same each time
                 raise KafkaException(self.trust.refusal) from None
             raise
 

@@ -95,7 +95,7 @@ def to_text(progress: Progress, committed: int) -> str:
     written, at = 0, committed
     for offset, note in sorted(notes.items()) if notes else ():
         more = _number(offset - at) + _number(note.deliveries) + _number(note.failures)
-        if len(counts) + len(more) > room * NOTES_SHARE:
+        if len(counts) + len(more) > room * NOTES_SHARE or offset - committed > MAX_NUMBER:
             break
         counts += more
         written, at = written + 1, offset
@@ -103,7 +103,7 @@ def to_text(progress: Progress, committed: int) -> str:
     at = committed
     for first, end in done:
         more = _number(first - at) + _number(end - first)
-        if len(raw) + len(more) > room:
+        if len(raw) + len(more) > room or end - committed > MAX_NUMBER:
             break
         raw += more
         at = end
@@ -133,12 +133,16 @@ def _read(text: str | None, committed: int) -> Progress:
     at = committed
     for skipped, deliveries, failures in zip(counts[::3], counts[1::3], counts[2::3], strict=True):
         at += skipped
+        if at - committed > MAX_NUMBER:
+            break  # of a stranger: we could not write it again
         notes[at] = Note(min(deliveries, MAX_COUNT), min(failures, MAX_COUNT))
     found: list[tuple[int, int]] = []
     at = committed
     for skipped, length in zip(runs[::2], runs[1::2], strict=True):
         first = at + skipped
         at = first + length
+        if at - committed > MAX_NUMBER:
+            break
         found.append((first, at))
     return Progress(min(openings, MAX_COUNT), notes, tuple(found))
 

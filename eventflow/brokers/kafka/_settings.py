@@ -6,12 +6,13 @@ import logging
 import re
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from eventflow._log import EventLogger
 from eventflow.brokers.kafka.security import (
     MECHANISMS,
-    WEAK,
+    STRONG,
     OAuthBearer,
     Sasl,
     Tls,
@@ -24,11 +25,11 @@ from eventflow.events import validate_topic
 from eventflow.lifecycle.options import check_seconds, check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from eventflow.messaging import Dsn
 
-__all__ = ("ClientLog", "Settings", "check_topic", "from_dsn")
+__all__ = ("ClientLog", "Settings", "check_hosts", "check_topic", "from_dsn")
 
 DEFAULT_PORT = 9092
 MAX_TOPIC = 249
@@ -106,6 +107,7 @@ class ClientLog:
             return
         if len(self._until) >= MOST_KINDS:
             self._until.clear()
+            self._held.clear()
         self._until[key] = now + HOLD_BACK_S
         held = self._held.pop(key, 0)
         repeats = {"held_back": held} if held else {}
@@ -169,7 +171,7 @@ class Settings(NamedTuple):
                 f"{', '.join(cls._fields[1:])}",
                 option=min(unknown),
             )
-        settings = cls(_hosts(hosts), **given)
+        settings = cls(check_hosts(hosts), **given)
         check_seconds("publish_timeout", settings.publish_timeout, least=1.0)
         check_seconds("connect_timeout", settings.connect_timeout, least=0.1)
         check_seconds("session_timeout", settings.session_timeout, least=1.0)
@@ -241,7 +243,12 @@ class Settings(NamedTuple):
         }
 
 
-def _hosts(given: object) -> tuple[str, ...]:
+def check_hosts(given: object) -> tuple[str, ...]:
+    """Return hosts with their ports, or say what is wrong, without repeating any of it.
+
+    Raises:
+        InvalidOptionError: They are none.
+    """
     hosts = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else ()
     if not hosts or not all(_HOST.fullmatch(host) for host in hosts):
         raise InvalidOptionError(
@@ -265,7 +272,11 @@ def _one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _properties(given: Mapping[str, Any]) -> dict[str, Any]:
     """The library's properties; their names are checked by it, when the broker is entered."""
+    if not isinstance(cast("object", given), Mapping):
+        raise InvalidOptionError("properties are texts and numbers by name", option="properties")
     for name, value in given.items():
+        if not isinstance(cast("object", name), str):
+            raise InvalidOptionError("the name of a property is a text", option="properties")
         if name in OURS:
             raise InvalidOptionError(
                 f"the property {name!r} is set by eventflow: {OURS[name]}", option="properties"
@@ -349,7 +360,7 @@ def _wrong(dsn: Dsn) -> str:
         elif name in _WORDS:
             if text not in _WORDS[name]:
                 return f"{name} in a kafka:// address is one of {', '.join(_WORDS[name])}"
-        elif name in WEAK:
+        elif name in STRONG:
             return f"{name} in a kafka:// address would let anybody pose as the broker"
         elif name in _FILES:
             continue

@@ -6,7 +6,7 @@ import asyncio
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from eventflow.brokers.kafka._admin import create_topics, lag_of
 from eventflow.brokers.kafka._calls import SLICE_S, in_thread
@@ -31,6 +31,7 @@ from eventflow.errors import (
     InvalidOptionError,
     TopicNotFoundError,
 )
+from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broker, Features, check_group
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class KafkaBroker(Broker):
     def __init__(self, hosts: str, **options: Any) -> None:
         settings = Settings.read(hosts, options)
         options.clear()  # tracebacks may show local variables
+        hosts = ""
         if isinstance(settings, InvalidOptionError):
             raise settings
         self._begin(settings)
@@ -184,7 +186,7 @@ class KafkaBroker(Broker):
         return self
 
     async def _new_producer(self) -> ProducerThread:
-        settings, trust = self._settings, Trust()
+        settings, trust = self._settings, Trust(self._settings.hosts)
 
         def make(_: float = 0) -> Producer:  # its own frame, as the configuration has secrets
             return Producer({**settings.producer(), "error_cb": trust.heard})
@@ -192,12 +194,17 @@ class KafkaBroker(Broker):
         try:
             if settings.makes_tokens:
                 # The client library waits for the first token: 1 s, or 10 if there is none.
-                client = await in_thread(make, within=TOKEN_S)
+                async with asyncio.timeout(TOKEN_S):
+                    client = await in_thread(make, within=TOKEN_S)
             else:
                 client = make()
             return ProducerThread(client, trust, asyncio.get_running_loop())
         except KafkaException as exc:
             error = exc.args[0]
+        except TimeoutError:
+            error = KafkaError(KafkaError.SASL_AUTHENTICATION_FAILED)
+        except Exception:  # noqa: BLE001 - whatever the library's own reading of them raises
+            error = KafkaError(KafkaError._INVALID_ARG)
         # Outside of the block: the library's error has frames with the configuration.
         raise not_made(error, hosts=settings.hosts, properties=settings.properties)
 
@@ -295,10 +302,11 @@ class KafkaBroker(Broker):
             BrokerConnectionError: The cluster did not say.
         """
         partitions = await self.look_up(topic)
-        config = self._settings.consumer(group)
-        longest = self._settings.connect_timeout
+        settings = self._settings
         lag = await self._ask(
-            lambda seconds: lag_of(config, topic, partitions, within=seconds), longest, LAG_S
+            lambda seconds: lag_of(settings, group, topic, partitions, within=seconds),
+            settings.connect_timeout,
+            LAG_S,
         )
         return int(lag)
 
@@ -319,6 +327,7 @@ class KafkaBroker(Broker):
 
         Raises:
             InvalidTopicError: A name is none.
+            InvalidOptionError: A number is none.
             BrokerConnectionError: The cluster did not answer.
             BrokerError: The cluster refuses it.
         """
@@ -327,10 +336,16 @@ class KafkaBroker(Broker):
             check_topic(topic)
         if not topics:
             return
-        config, longest = self._settings.admin(), self._settings.connect_timeout
+        for option, number in (
+            ("partitions", partitions),
+            ("replication_factor", replication_factor),
+        ):
+            if number != -1:
+                check_whole(option, number)
+        settings, longest = self._settings, self._settings.connect_timeout
         await self._ask(
             lambda seconds: create_topics(
-                config,
+                settings,
                 topics,
                 partitions=partitions,
                 replication_factor=replication_factor,

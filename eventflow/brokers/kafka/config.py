@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from eventflow.brokers.kafka._settings import check_hosts
 from eventflow.brokers.kafka.broker import KafkaBroker
 from eventflow.brokers.kafka.security import Sasl, Tls
+from eventflow.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from eventflow.brokers.kafka.security import OAuthBearer
 
 __all__ = ("KafkaConfig", "SaslConfig", "TlsConfig")
 
+DIRECT = (
+    "publish_timeout",
+    "connect_timeout",
+    "session_timeout",
+    "revoke_timeout",
+    "max_payload_bytes",
+    "assignor",
+    "partitioner",
+)
+"""Options that go to the broker as they are."""
+
 
 class TlsConfig(BaseModel):
-    """See `Tls`."""
+    """See `Tls`; ``enabled=True`` alone trusts what the machine trusts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    enabled: bool = True
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
@@ -42,20 +57,27 @@ class KafkaConfig(BaseSettings):
     """Settings of a `KafkaBroker` as a pydantic-settings model.
 
     Variables begin with ``EVENTFLOW_KAFKA_``; those inside others have two underscores between:
-    ``EVENTFLOW_KAFKA_HOSTS``, ``EVENTFLOW_KAFKA_TLS__CA_FILE``, ``EVENTFLOW_KAFKA_SASL__PASSWORD``.
-    ``EVENTFLOW_KAFKA_PROPERTIES`` is a JSON object. Subclass it for another prefix, or to read
-    files of secrets.
+    ``EVENTFLOW_KAFKA_HOSTS``, ``EVENTFLOW_KAFKA_TLS__ENABLED``, ``EVENTFLOW_KAFKA_TLS__CA_FILE``,
+    ``EVENTFLOW_KAFKA_SASL__PASSWORD``. ``EVENTFLOW_KAFKA_PROPERTIES`` is a JSON object. A variable
+    with that beginning that means nothing is refused: a misspelt one could leave out TLS. Subclass
+    it for another prefix, or to read files of secrets.
 
     Attributes:
         hosts: Where to find the cluster, as for `KafkaBroker`.
         group: The consumer group, for ``broker.subscriber(group=config.group)``.
-        tls: Whether there is TLS, or whom to trust.
+        tls: Whether there is TLS, and whom to trust.
         sasl: User and password.
+        publish_timeout: This and the following as for `KafkaBroker`; ``None``: its default.
+        connect_timeout: As for `KafkaBroker`.
+        session_timeout: As for `KafkaBroker`.
+        revoke_timeout: As for `KafkaBroker`.
+        max_payload_bytes: As for `KafkaBroker`.
+        assignor: As for `KafkaBroker`.
+        partitioner: As for `KafkaBroker`.
         properties: Properties of librdkafka, by name.
 
     Raises:
-        pydantic.ValidationError: Something is missing, unknown or of the wrong type. It shows
-            no value.
+        InvalidOptionError: Something is missing, unknown or of the wrong type. It shows no value.
 
     Example::
 
@@ -72,9 +94,9 @@ class KafkaConfig(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    hosts: str = Field(default=...)  # as a field, so that type checkers do not ask for it
+    hosts: str
     group: str = ""
-    tls: bool | TlsConfig | None = None
+    tls: TlsConfig | None = None
     sasl: SaslConfig | None = None
     publish_timeout: float | None = None
     connect_timeout: float | None = None
@@ -84,6 +106,24 @@ class KafkaConfig(BaseSettings):
     assignor: str | None = None
     partitioner: str | None = None
     properties: dict[str, str | int | float | bool] = Field(default={}, repr=False)
+
+    def __init__(self, **given: Any) -> None:
+        problem = _unknown(type(self))
+        if not problem:
+            try:
+                super().__init__(**given)
+            except (ValidationError, SettingsError) as exc:
+                problem = _told(exc)
+        given.clear()  # tracebacks may show local variables
+        if not problem:
+            try:
+                check_hosts(self.hosts)
+            except InvalidOptionError as exc:
+                problem = str(exc), "hosts"
+                object.__setattr__(self, "hosts", "")  # half of a login may stand there
+        if problem:
+            # Outside of the block: pydantic's own has what was given.
+            raise InvalidOptionError(problem[0], option=problem[1])
 
     def broker(self, *, sasl: OAuthBearer | None = None) -> KafkaBroker:
         """Return the broker that it says.
@@ -95,7 +135,7 @@ class KafkaConfig(BaseSettings):
             InvalidOptionError: An option is out of range.
         """
         options: dict[str, Any] = {
-            name: value for name in NUMBERS_AND_WORDS if (value := getattr(self, name)) is not None
+            name: value for name in DIRECT if (value := getattr(self, name)) is not None
         }
         return KafkaBroker(
             self.hosts,
@@ -106,21 +146,37 @@ class KafkaConfig(BaseSettings):
         )
 
 
-NUMBERS_AND_WORDS = (
-    "publish_timeout",
-    "connect_timeout",
-    "session_timeout",
-    "revoke_timeout",
-    "max_payload_bytes",
-    "assignor",
-    "partitioner",
-)
+def _unknown(config: type[KafkaConfig]) -> tuple[str, str] | tuple[()]:
+    """What is wrong with the names of the environment's variables."""
+    prefix = str(config.model_config.get("env_prefix", "")).lower()
+    if not prefix:
+        return ()
+    for variable in os.environ:
+        name = variable.lower()
+        field = name.removeprefix(prefix).partition("__")[0]
+        if name.startswith(prefix) and field not in config.model_fields:
+            return f"the environment has {variable}, and a Kafka has no setting {field!r}", field
+    return ()
 
 
-def _tls(told: bool | TlsConfig | None) -> bool | Tls | None:
-    if not isinstance(told, TlsConfig):
-        return told
+def _told(error: ValidationError | SettingsError) -> tuple[str, str]:
+    """What pydantic says, without what was given."""
+    if isinstance(error, SettingsError):
+        return "one of the settings of a Kafka is not the JSON that it should be", "settings"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where} in the settings of a Kafka: {first['msg']}", where
+
+
+def _tls(told: TlsConfig | None) -> bool | Tls | None:
+    if told is None:
+        return None
     secret = told.key_password
+    files = (told.ca_file, told.certificate_file, told.key_file, secret)
+    if not told.enabled:
+        if any(file is not None for file in files):
+            raise InvalidOptionError("TLS has files, and is not enabled", option="tls")
+        return False
     return Tls(
         ca_file=told.ca_file,
         certificate_file=told.certificate_file,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "MECHANISMS",
-    "WEAK",
+    "STRONG",
     "OAuthBearer",
     "Sasl",
     "Tls",
@@ -27,11 +27,11 @@ __all__ = (
 )
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-WEAK = {
-    "enable.ssl.certificate.verification": "false",
-    "ssl.endpoint.identification.algorithm": "none",
+STRONG = {
+    "enable.ssl.certificate.verification": ("true", "1", "t"),
+    "ssl.endpoint.identification.algorithm": ("https",),
 }
-"""Properties, and the value with which anybody can pose as the broker."""
+"""Properties, and the values with which nobody else can pose as the broker."""
 
 log = EventLogger("eventflow.kafka")
 
@@ -115,10 +115,11 @@ class OAuthBearer:
         assert self.token is not None
         try:
             value, lifetime = self.token()
+            until = time.time() + lifetime
         except Exception as exc:
             log.error("eventflow.kafka_token_failed", reason=type(exc).__name__)
             raise
-        return value, time.time() + lifetime
+        return value, until
 
 
 def check_security(hosts: Iterable[str], tls: object, sasl: object) -> None:
@@ -132,6 +133,8 @@ def check_security(hosts: Iterable[str], tls: object, sasl: object) -> None:
     if isinstance(tls, Tls):
         for option in ("ca_file", "certificate_file", "key_file"):
             file = getattr(tls, option)
+            if file is not None and not isinstance(file, (str, Path)):
+                raise InvalidOptionError(f"{option} of Tls is the path of a file", option="tls")
             if file is not None and not Path(file).is_file():
                 raise InvalidOptionError(f"{option} of Tls: there is no file {file}", option="tls")
         if (tls.certificate_file is None) != (tls.key_file is None):
@@ -169,7 +172,8 @@ def _is_here(host: str) -> bool:
 
 def weakened(properties: Mapping[str, Any]) -> list[str]:
     """Properties with which anybody can pose as the broker."""
-    return [name for name, weak in WEAK.items() if str(properties.get(name)).lower() == weak]
+    given = STRONG.keys() & properties.keys()
+    return sorted(name for name in given if str(properties[name]).lower() not in STRONG[name])
 
 
 def security_properties(tls: bool | Tls | None, sasl: Sasl | OAuthBearer | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventflow.brokers.kafka import KafkaBroker, OAuthBearer, Sasl, Tls, Token
-from eventflow.errors import BrokerAuthenticationError, BrokerConnectionError
+from eventflow.errors import BrokerAuthenticationError, BrokerConnectionError, BrokerError
 from eventflow.messaging import Message, connect
 from tests.servers.secure_kafka import PASSWORD
 
@@ -88,7 +88,9 @@ async def goes_round(broker: KafkaBroker) -> None:
 
 
 @pytest.mark.parametrize("who", COMERS)
-async def test_who_may_come_in(secure_kafka: SecureKafka, who: str) -> None:
+async def test_who_may_come_in(
+    secure_kafka: SecureKafka, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A certificate, each mechanism, a token: all that a broker does works, and nothing blocks."""
     gap, stop = 0.0, asyncio.Event()
 
@@ -106,6 +108,7 @@ async def test_who_may_come_in(secure_kafka: SecureKafka, who: str) -> None:
     stop.set()
     await watching
     assert gap < 0.9, "the client library waits a second for the first token"
+    assert "kafka_tls_weakened" not in caplog.text
 
 
 async def test_by_an_address(secure_kafka: SecureKafka) -> None:
@@ -143,7 +146,6 @@ REFUSED: dict[str, tuple[str, Callable[[SecureKafka], Made]]] = {
         "certificate_file",
         lambda s: {"hosts": s.at("tls"), "tls": trusting(s)},
     ),
-    "no tls there": ("does not speak TLS", lambda s: {"hosts": s.address, "tls": trusting(s)}),
     "wrong password, PLAIN": ("credentials", lambda s: wrong(s, "PLAIN")),
     "wrong password, SCRAM-SHA-256": ("credentials", lambda s: wrong(s, "SCRAM-SHA-256")),
     "wrong password, SCRAM-SHA-512": ("credentials", lambda s: wrong(s, "SCRAM-SHA-512")),
@@ -188,6 +190,46 @@ async def test_what_wants_tls_or_a_login(secure_kafka: SecureKafka) -> None:
         broker = KafkaBroker(secure_kafka.at(listener), connect_timeout=1.0)
         with pytest.raises(BrokerConnectionError, match="perhaps it wants TLS or a login"):
             await broker.__aenter__()
+
+
+async def test_what_has_no_tls(secure_kafka: SecureKafka) -> None:
+    """It hangs up in the middle, as one does that is going away: trying again may help."""
+    broker = KafkaBroker(secure_kafka.address, tls=trusting(secure_kafka), connect_timeout=1.0)
+    with pytest.raises(BrokerConnectionError, match="perhaps this port has no TLS") as caught:
+        await broker.__aenter__()
+    assert caught.value.retriable
+
+
+async def test_one_of_several_can_not_be_trusted(secure_kafka: SecureKafka) -> None:
+    """The others are enough, and what it says is forgotten once one of them has answered."""
+    hosts = f"{secure_kafka.at('expired')},{secure_kafka.at('sasltls')}"
+    options: Made = {"tls": trusting(secure_kafka), "sasl": alice()}
+    async with KafkaBroker(hosts, **options, connect_timeout=5.0) as broker:
+        await goes_round(broker)
+        secure_kafka.freeze()
+        try:
+            with pytest.raises(BrokerConnectionError):
+                await broker.look_up("frozen", within=1.5)
+        finally:
+            secure_kafka.thaw()
+        await goes_round(broker)
+
+
+@pytest.mark.fault("SEC-01")
+async def test_no_secret_is_in_what_fails_later(secure_kafka: SecureKafka) -> None:
+    """A topic that the cluster refuses, a lag that nobody waits for."""
+    async with KafkaBroker(
+        secure_kafka.at("sasltls"), tls=trusting(secure_kafka), sasl=alice()
+    ) as broker:
+        for failing in (
+            broker.ensure_topics("too.many", replication_factor=99),
+            broker.ensure_topics("wrong", properties={"no.such.property": "x"}),
+            broker.lag("no.such.topic", "g"),
+        ):
+            with pytest.raises(BrokerError) as caught:
+                await failing
+            shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+            assert PASSWORD not in "".join(shown.format())
 
 
 async def test_no_token_comes(secure_kafka: SecureKafka, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,196 @@
+"""A feed beside a thread that does nothing by itself: who is woken, and what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from confluent_kafka import KafkaError
+
+from eventflow.brokers.kafka import _feed
+from eventflow.brokers.kafka._consumer import ConsumerThread
+from eventflow.brokers.kafka._deliveries import KafkaDeliveries
+from eventflow.brokers.kafka._partition import CAREFUL_FOR, UNCLEAN, Partition
+from eventflow.brokers.kafka._progress import Note, Progress
+from eventflow.brokers.kafka._settings import Settings
+from eventflow.messaging import Features
+from tests.brokers.kafka.test_partition import FakeRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from eventflow.brokers.kafka._feed import Feed
+    from eventflow.brokers.kafka._partition import Commit
+
+
+class FakeThread:
+    """Confirms every commit at once, or keeps it."""
+
+    def __init__(self, settings: Settings, *, feed: Feed, **_: Any) -> None:
+        self.feed = feed
+        self.places: dict[int, int] = {}
+        self.last: Any = None
+        self.used_records = 0
+
+    def start(self) -> None:
+        pass
+
+    def used(self, records: int, size: int) -> None:
+        self.used_records += records
+
+    def commit(self, commit: Commit) -> None:
+        self.places |= {number: part.place.offset for number, part in commit.items()}
+        refused: dict[int, KafkaError | None] = {}
+        asyncio.get_running_loop().call_soon(self.feed.committed, commit, refused)
+
+    def end(self, commit: Commit) -> None:
+        self.last = commit
+        self.feed.ended()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(_feed, "ConsumerThread", FakeThread)
+
+    def make(*, is_broadcast: bool = False) -> Any:
+        features = Features(backend="kafka", groups=True)
+        return _feed.Feed(
+            Settings(("h:1",)), topic="t", group="g", is_broadcast=is_broadcast, features=features
+        )
+
+    return make
+
+
+def came(feed: Any, offsets: Iterable[int]) -> None:
+    feed.came([FakeRecord(offset) for offset in offsets])
+
+
+async def acked(feed: Any, count: int) -> list[int]:
+    """What a reader gets, that acks each message before it asks for the next."""
+    member, found = KafkaDeliveries(feed, max_in_flight=10), list[int]()
+    async with asyncio.timeout(5):
+        while len(found) < count:
+            for delivery in await member.receive(10):
+                found.append(int(delivery.coordinates["offset"]))
+                assert delivery.ack()
+    return found
+
+
+@pytest.mark.parametrize("done", [(), ((0, 150),), ((50, 260),), ((0, 300),)])
+async def test_a_careful_partition_goes_on(made: Any, done: Any) -> None:
+    """Past its hundredth message, and past all that was done, though nobody wakes it again."""
+    feed = made()
+    count = 350
+    feed.assigned({3: Progress(UNCLEAN, {}, done)})
+    came(feed, range(count))
+    opens = [n for n in range(count) if not any(a <= n < b for a, b in done)]
+    assert len(opens) >= 50
+    assert count > CAREFUL_FOR
+    assert await acked(feed, len(opens)) == opens
+    assert feed._thread.used_records == count
+
+
+@pytest.mark.parametrize("what", ["stop", "revoke", "revoke, then stop"])
+async def test_a_careful_partition_is_left(made: Any, what: str) -> None:
+    """What was counted and not handed out is not counted; once, and all that is done stays."""
+    feed = made()
+    given: list[Any] = []
+
+    def give(commit: Commit) -> bool:
+        given.append(commit)
+        return True
+
+    notes: dict[int, Note] = {}
+    for done, notes in (((), {0: Note(2, 1)}), (((0, 5),), {})):
+        feed.assigned({3: Progress(UNCLEAN, notes, done)})
+        came(feed, range(5))
+        await asyncio.sleep(0)
+        if "revoke" in what:
+            feed.revoke([3], give)
+            (part,) = given.pop().values()
+            assert part.partition._notes == notes
+            if what == "revoke":
+                feed.revoked([3])
+                continue
+        break
+    if "stop" in what:
+        feed.end()
+        for part in feed._thread.last.values():
+            assert part.partition._notes == notes
+
+
+async def test_what_is_in_hands_when_it_goes_may_have_killed_its_readers(made: Any) -> None:
+    """A partition that is taken away under a message keeps its count of openings; else it goes."""
+    for acks, openings in ((False, 3), (True, 0)):
+        feed = made()
+        feed.assigned({3: Progress(2)})
+        came(feed, range(1))
+        await asyncio.sleep(0)
+        member = KafkaDeliveries(feed, max_in_flight=10)
+        (delivery,) = await member.receive()
+        if acks:
+            delivery.ack()
+        given: list[Any] = []
+
+        def give(commit: Commit, given: list[Any] = given) -> bool:
+            given.append(commit)
+            return True
+
+        feed.revoke([3], give)
+        feed._give_up()
+        (commit,) = given
+        assert commit[3].partition._openings == openings
+        feed.end()
+
+
+async def test_a_thread_commits_for_its_own_assignment_alone() -> None:
+    """A loop that was blocked asks for what somebody else has by now: refused, and not sent."""
+    told: list[Any] = []
+    sent: list[Any] = []
+
+    class Client:
+        def commit(self, *, offsets: list[Any], asynchronous: bool) -> None:
+            sent.append([place.partition for place in offsets])
+
+    class Told:
+        def committed(self, commit: Commit, refused: dict[int, KafkaError]) -> None:
+            told.append({number: error.code() for number, error in refused.items()})
+
+    feed: Any = Told()
+    loop = asyncio.get_running_loop()
+    thread: Any = ConsumerThread(
+        Settings(("h:1",)), topic="t", group="g", feed=feed, loop=loop, is_broadcast=False
+    )
+    thread._consumer = Client()
+    thread._terms = {0: 7, 1: 8}
+    parts = {number: _part(number, term) for number, term in ((0, 7), (1, 7), (2, 7))}
+    thread.commit(parts)
+    thread._commit()
+    assert sent == [[0]]
+    thread.commit({number: parts[number] for number in (1, 2)})
+    thread._commit()
+    await asyncio.sleep(0)
+    assert sent == [[0]]
+    assert told == [dict.fromkeys((1, 2), KafkaError.ILLEGAL_GENERATION)]
+
+
+def _part(number: int, term: int) -> Any:
+    partition: Any = Partition("t", number, term=term)
+    partition.ready.append(FakeRecord(0))
+    partition.prepare()
+    return partition.commit()
+
+
+async def test_the_lag_of_a_member_that_is_lost(made: Any) -> None:
+    """Nobody knows it until the group says again what is ours."""
+    feed = made()
+    assert feed.lag is None
+    feed.assigned({3: Progress(offset=4)})
+    assert feed.lag is None
+    feed.heard({3: (0, 10)})
+    assert feed.lag == 6
+    feed.lost([3])
+    assert feed.lag is None
+    feed.assigned({})
+    assert feed.lag == 0

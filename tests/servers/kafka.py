@@ -162,11 +162,15 @@ class Kafka(Server, Cluster):
                 server.start(within=60)
                 server.warm_up()
             except ServerError as exc:
-                server.kill()
+                server.discard()
                 failures.append(exc)
             else:
                 return server
         raise failures[-1]
+
+    def discard(self) -> None:
+        """It will not be used any more."""
+        self.kill()
 
     def format(self) -> None:
         """Prepare its data directory, once.

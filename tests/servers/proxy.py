@@ -54,6 +54,10 @@ class Proxy:
         self._call(self._ending.set)
         self._thread.join()
 
+    def give_up(self) -> None:
+        """Let go of the port, if it was never entered."""
+        self._listener.close()
+
     # What can be done to it, from any other thread
 
     def cut_after(self, count: int, direction: Direction, *, refuse: bool = False) -> None:
@@ -118,28 +122,28 @@ class Proxy:
         task.add_done_callback(self._links.pop)
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        if self._is_refusing:
-            _abort(writer)
-            return
+        writers, pumps = [writer], set[asyncio.Task[None]]()
         try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            _abort(writer)
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._links[task] = (writer, to_server)
-        pumps = {
-            asyncio.create_task(self._pump(reader, to_server, "to_server")),
-            asyncio.create_task(self._pump(from_server, writer, "to_client")),
-        }
-        try:
+            if self._is_refusing:
+                _abort(writer)
+                return
+            try:
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
+            except OSError:
+                _abort(writer)
+                return
+            writers.append(to_server)
+            task = asyncio.current_task()
+            assert task is not None
+            self._links[task] = (writer, to_server)
+            pumps.add(asyncio.create_task(self._pump(reader, to_server, "to_server")))
+            pumps.add(asyncio.create_task(self._pump(from_server, writer, "to_client")))
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, to_server):
+            for end in writers:
                 end.close()
 
     async def _pump(self, reader: StreamReader, writer: StreamWriter, way: Direction) -> None:
@@ -193,6 +197,11 @@ class ProxiedKafka(Kafka):
             "log.segment.delete.delay.ms=1000",
         )
         super().__init__(directory, extra="\n".join(lines) + "\n")
+
+    def discard(self) -> None:
+        """It will not be used any more."""
+        super().discard()
+        self.proxy.give_up()
 
     @property
     def linked(self) -> str:

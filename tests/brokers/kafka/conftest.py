@@ -42,14 +42,15 @@ def proxied_kafka(
 
 
 @pytest.fixture(scope="session")
-def count() -> Generator[Callable[[Verdict], None]]:
+def tally() -> Generator[Callable[[Verdict], None]]:
     """Adds up what the schedules of a campaign have shown, and says it at the end."""
     verdicts: list[Verdict] = []
     yield verdicts.append
     if verdicts:
         _said.append(
             f"campaign: {len(verdicts)} schedules, "
-            f"{sum(v.published for v in verdicts):,} messages stored, "
+            f"{sum(v.published for v in verdicts):,} messages stored "
+            f"({sum(v.twice for v in verdicts):,} of them once more), "
             f"{sum(v.refused for v in verdicts):,} refused, "
             f"{sum(v.done for v in verdicts):,} handled, "
             f"{sum(v.lost for v in verdicts):,} lost, "

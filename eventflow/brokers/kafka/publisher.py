@@ -39,7 +39,8 @@ class KafkaPublisher:
     """Stores messages in Kafka: acknowledged by all replicas in sync, in order, and once.
 
     Once as far as the broker sees it: what is published again, because the caller did not get
-    an answer, is another record. All publishers of a broker share one connection.
+    an answer, is another record. When a publish has timed out on its way, others that were on
+    theirs may be stored twice. All publishers of a broker share one connection.
     """
 
     def __init__(self, broker: KafkaBroker, features: Features, *, timeout: float) -> None:

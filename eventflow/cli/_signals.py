@@ -129,11 +129,16 @@ class StopSignals:
 
     def _in_child(self) -> None:
         self._guard.leave_signals()
+        # Not only when one comes: Python's handler runs with the next bytecode, and a child that
+        # waits in a system call by then would never get to it.
+        for number in NUMBERS:
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, signal.SIG_DFL)
         self._after_fork()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            # A process that the service's code has forked: it ends as if this were not there.
+            # A process that C code has forked: it ends as if this were not there.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return

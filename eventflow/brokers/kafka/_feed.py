@@ -33,6 +33,8 @@ FLUSH_AT = 500
 RETRY_S = 0.2
 LOST_S = 20.0
 """Seconds beyond the session's that something may take before it is called a problem."""
+OPEN_S = 2.0
+"""Seconds that a partition waits for the commit that opens it, unless it is careful."""
 END_S = 4.0
 """Seconds that leaving waits for the consumer's thread; a broker that hangs holds it up."""
 
@@ -81,6 +83,7 @@ class Feed:
         self._revocation: _Revocation | None = None
         self._is_closing = False
         self._abandoning: asyncio.TimerHandle | None = None
+        self._opening: asyncio.TimerHandle | None = None
         self._alone_since: float | None = loop.time()  # until the group has said what is ours
         self._extents: Mapping[int, tuple[int, int]] = {}
         self._heard_at = loop.time()
@@ -212,8 +215,10 @@ class Feed:
         for partition in [*self._watched]:
             if not partition.is_watched:
                 self._watched.discard(partition)
-            elif not partition.is_ending:
-                wanted |= partition.prepare()
+            elif not partition.is_ending and partition.prepare():
+                wanted = True
+                if self._opening is None and not partition.is_careful:
+                    self._opening = self._loop.call_later(OPEN_S, self._open)
             has_some |= partition.has_some
         if has_some:
             self.readers.wake_all()
@@ -221,6 +226,17 @@ class Feed:
             if self._timer is not None:
                 self._timer.cancel()
             self._flush()
+
+    def _open(self) -> None:
+        """Go on without commits that are not confirmed: a slow coordinator holds nobody up.
+
+        What they would say is only how often a partition was opened.
+        """
+        self._opening = None
+        for partition in self._watched:
+            if partition.is_waiting and not partition.is_careful:
+                partition.permit()
+        self.readers.wake_all()
 
     def _arm(self, seconds: float) -> None:
         if not self._is_broadcast and not self.is_ended:
@@ -414,8 +430,9 @@ class Feed:
         if self._over.done():
             return
         self.is_ended = True
-        if self._abandoning is not None:
-            self._abandoning.cancel()
+        for timer in (self._abandoning, self._opening):
+            if timer is not None:
+                timer.cancel()
         for partition in self._partitions.values():
             partition.lose()
         for commit in [*self._commits.values()]:

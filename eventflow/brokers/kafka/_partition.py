@@ -150,6 +150,7 @@ class Partition:
         is_dirty: Whether there is something that no commit has had.
         is_ending: Whether it is being taken away: nothing more is handed out.
         is_lost: Whether it is somebody else's now.
+        is_waiting: Whether it waits for the commit that permits the next message.
     """
 
     __slots__ = (
@@ -160,7 +161,6 @@ class Partition:
         "_done",
         "_held",
         "_is_open",
-        "_is_waiting",
         "_next",
         "_notes",
         "_opened_at",
@@ -169,6 +169,7 @@ class Partition:
         "is_dirty",
         "is_ending",
         "is_lost",
+        "is_waiting",
         "number",
         "out",
         "owner",
@@ -205,7 +206,7 @@ class Partition:
         self._openings = progress.openings
         self._opened_at = 0
         self._careful_for = CAREFUL_FOR if progress.openings >= UNCLEAN else 0
-        self._is_waiting = False  # for the commit that permits the next message
+        self.is_waiting = False
         self._next: int | None = None  # the one that may be handed out, while it is careful
         self._counted: int | None = None  # the one that is counted, and not handed out yet
 
@@ -215,6 +216,11 @@ class Partition:
         return not self._is_open or self._careful_for > 0
 
     @property
+    def is_careful(self) -> bool:
+        """Whether it hands out one message at a time, each after a commit has counted it."""
+        return self._careful_for > 0
+
+    @property
     def has_some(self) -> bool:
         """Whether something can be handed out."""
         if not (self.ready or self._again) or not self._is_open:
@@ -222,7 +228,7 @@ class Partition:
         if not self._careful_for:
             return True
         if self._next is not None:
-            return not self._is_waiting
+            return not self.is_waiting
         return not self._again and self._is_done(self.ready[0].offset())
 
     @property
@@ -252,7 +258,7 @@ class Partition:
 
     def prepare(self) -> bool:
         """Ask for the commit that permits the next message, if it takes one. Whether it does."""
-        if self._is_waiting or not (self.ready or self._again):
+        if self.is_waiting or not (self.ready or self._again):
             return False
         if not self._is_open:
             self._opened_at = self._position = self.ready[0].offset()
@@ -265,7 +271,7 @@ class Partition:
                 self._count(found, 1)
             elif self._is_open:
                 return False  # all of them are done, and may be passed over
-        self._is_waiting = self.is_dirty = True
+        self.is_waiting = self.is_dirty = True
         return True
 
     def _count(self, offset: int, deliveries: int) -> None:
@@ -286,7 +292,7 @@ class Partition:
     def permit(self) -> None:
         """The commit that was asked for is confirmed."""
         self._is_open = True
-        self._is_waiting = False
+        self.is_waiting = False
 
     def take(self, taken: list[KafkaDelivery], limit: int, settler: Settler) -> tuple[int, int]:
         """Hand out until ``taken`` has ``limit``, or fewer of a careful one.
@@ -410,7 +416,7 @@ class Partition:
             text = to_text(Progress(self._openings, self._notes, done), first)
         settled, self.settled, self.is_dirty = self.settled, [], False
         place = TopicPartition(self.topic, self.number, first, metadata=text)
-        return Part(self, place, settled, self._is_waiting)
+        return Part(self, place, settled, self.is_waiting)
 
     def take_back(self, part: Part) -> None:
         """A commit was not taken: what was settled in it is for the next one."""

@@ -182,6 +182,30 @@ def _part(number: int, term: int) -> Any:
     return partition.commit()
 
 
+@pytest.mark.parametrize("openings", [0, UNCLEAN])
+async def test_a_coordinator_that_says_nothing(
+    made: Any, monkeypatch: pytest.MonkeyPatch, openings: int
+) -> None:
+    """It holds up a partition for a while only, but one that is careful until it answers."""
+    monkeypatch.setattr(_feed, "OPEN_S", 0.05)
+    feed = made()
+    feed._thread.commit = asyncio.Queue[Any]().put_nowait
+    feed.assigned({3: Progress(openings)})
+    came(feed, range(5))
+    member = KafkaDeliveries(feed, max_in_flight=10)
+    receiving = asyncio.create_task(member.receive(10))
+    done, _ = await asyncio.wait([receiving], timeout=0.03)
+    assert not done
+    done, _ = await asyncio.wait([receiving], timeout=5 if not openings else 0.3)
+    if openings:
+        assert not done
+        member.close()
+        assert await receiving == ()
+    else:
+        assert len(receiving.result()) == 5
+    feed.end()
+
+
 async def test_the_lag_of_a_member_that_is_lost(made: Any) -> None:
     """Nobody knows it until the group says again what is ours."""
     feed = made()

@@ -417,9 +417,19 @@ for number in range({FORKS}):
     _, status = os.waitpid(child, 0)
     note("seen", str(os.waitstatus_to_exitcode(status)))
 """
+# The guard's thread looks at who handles it: the handler stays until it has looked.
 HANDLING = """
+import threading
 ours = signal.signal(signal.SIGTERM, lambda number, frame: note("seen", str(number)))
+guard, looked = ours.__self__._guard, threading.Event()
+heard = guard.on_signal
+def look(number):
+    heard(number)
+    looked.set()
+guard.on_signal = look
 os.kill(os.getpid(), signal.SIGTERM)
+assert looked.wait(20)
+guard.on_signal = heard
 signal.signal(signal.SIGTERM, ours)
 """
 

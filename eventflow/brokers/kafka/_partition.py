@@ -301,7 +301,8 @@ class Partition:
             How many fetched records that took, and how many bytes they have.
         """
         last: float = inf
-        if self._careful_for and len(taken) < limit:
+        is_careful = self._careful_for > 0
+        if is_careful and len(taken) < limit:
             # What was done is passed over; of the rest only what is permitted.
             limit, last = min(limit, len(taken) + 1), -1 if self._next is None else self._next
             self._next = self._counted = None
@@ -312,11 +313,11 @@ class Partition:
             taken.append(delivery)
         ready, used, size, room = self.ready, 0, 0, limit - len(taken)
         while ready and room:
-            record = ready[0]
+            record = ready.popleft()
             offset = record.offset()
-            if offset > last and not self._is_done(offset):
+            if is_careful and offset > last and not self._is_done(offset):
+                ready.appendleft(record)
                 break
-            del ready[0]
             used += 1
             size += len(record)
             self._position = offset + 1

@@ -241,11 +241,14 @@ class KafkaBroker(Broker):
             BrokerClosedError: The broker is not open.
         """
         self.check_open()
+        producer = self._producer
+        assert producer is not None
+        if not producer.is_broken:
+            return producer
+        async with self._renewing:
+            await self._renew(producer)
+        self.check_open()
         assert self._producer is not None
-        if self._producer.is_broken:
-            async with self._renewing:
-                await self._renew(self._producer)
-            self.check_open()
         return self._producer
 
     async def _renew(self, broken: ProducerThread) -> None:

@@ -102,6 +102,14 @@ def install() -> Path:
     return libs
 
 
+def new_cluster_id() -> str:
+    """A random one. With a ``-`` in front, as one of 64 has, it would be taken for an option."""
+    while True:
+        found = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not found.startswith("-"):
+            return found
+
+
 class Kafka(Server, Cluster):
     """A node that is broker and controller, with its data in a directory.
 
@@ -178,7 +186,7 @@ class Kafka(Server, Cluster):
         Raises:
             ServerError: It can't be.
         """
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = new_cluster_id()
         made = subprocess.run(
             [
                 *("java", "-Xmx128m", *JVM, "-cp", self._classes, "kafka.tools.StorageTool"),

@@ -13,10 +13,10 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint type test run demo stress cover docs examples bench bench-kafka mutants clean
+.PHONY: help install fmt lint type test run demo stress cover docs examples bench bench-kafka bench-rabbitmq mutants clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the example service, say where to look; Ctrl-C stops it and prints the ledger
 	@$(SETUP)
@@ -83,6 +83,10 @@ bench: ## measure, beside asyncio.Queue and other libraries
 bench-kafka: ## measure the Kafka backend, on a Kafka of its own, beside raw loops and other libraries
 	@$(SETUP) bench
 	@$(BIN)/python -m tests.bench.kafka $(ARGS)
+
+bench-rabbitmq: ## measure the RabbitMQ backend, on a RabbitMQ of its own, beside aio-pika and other libraries
+	@$(SETUP) bench
+	@$(BIN)/python -m tests.bench.rabbitmq $(ARGS)
 
 mutants: ## plant faults in eventflow/; each has to be noticed by a test
 	@$(SETUP)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Attempt",
+    "Carrier",
     "Cause",
     "Envelope",
     "Lane",
@@ -63,7 +64,18 @@ class Receipt:
             await self._watcher
 
 
-class Envelope:
+class Carrier:
+    """What brings an event to a handler, and knows what came along with it."""
+
+    __slots__ = ()
+
+    @property
+    def carried(self) -> Envelope:
+        """The event, and what came along with it."""
+        raise NotImplementedError
+
+
+class Envelope(Carrier):
     """An event on its way, with what belongs to this publication.
 
     Only publications that carry something need one: those from inside a handler, and those
@@ -89,6 +101,10 @@ class Envelope:
         self.causation = causation
         self.metadata = metadata
         self.receipt = receipt
+
+    @property
+    def carried(self) -> Envelope:
+        return self
 
 
 class Undecoded:
@@ -125,7 +141,7 @@ class Attempt:
     for immutable.
 
     Attributes:
-        item: The event, or its envelope; ``None`` in a cell between two events.
+        item: The event, or what carries it; ``None`` in a cell between two events.
         lane: Where it runs.
         number: Number of the attempt, from 1.
         started: Loop time at its start.
@@ -133,7 +149,7 @@ class Attempt:
 
     __slots__ = ("item", "lane", "number", "started")
 
-    def __init__(self, item: Event | Envelope, lane: Lane, number: int, started: float) -> None:
+    def __init__(self, item: Event | Carrier, lane: Lane, number: int, started: float) -> None:
         self.item = item
         self.lane = lane
         self.number = number
@@ -172,12 +188,12 @@ def current_attempt() -> Attempt | None:
     return None if cast("object", attempt.item) is None else attempt
 
 
-def event_of(item: Event | Envelope) -> Event:
+def event_of(item: Event | Carrier) -> Event:
     """The event inside an item of a buffer."""
-    return item.event if isinstance(item, Envelope) else item
+    return item.carried.event if isinstance(item, Carrier) else item
 
 
-def tell(item: Event | Envelope, *, done: bool) -> None:
+def tell(item: Event | Carrier, *, done: bool) -> None:
     """Tell who waits for it that a subscription is done with an item, or has lost it."""
     if isinstance(item, Envelope) and item.receipt is not None:
         item.receipt.end(done=done)
@@ -191,5 +207,5 @@ def envelope(event: Event, cause: Cause) -> Envelope:
     correlation: Event | str | None = None if origin is None else origin.correlation
     if correlation is None and attempt is not None:
         item = attempt.item
-        correlation = (item.correlation if isinstance(item, Envelope) else None) or causation
+        correlation = (item.carried.correlation if isinstance(item, Carrier) else None) or causation
     return Envelope(event, correlation, causation, None if origin is None else origin.metadata)

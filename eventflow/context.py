@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from eventflow._cause import Envelope, Origin, Undecoded, current_attempt, current_cause
+from eventflow._cause import Carrier, Origin, Undecoded, current_attempt, current_cause
 from eventflow._texts import check_texts, is_text
 from eventflow.errors import InvalidOptionError, NotInHandlerError
 
@@ -103,10 +103,10 @@ class EventContext:
         """The context of an attempt."""
         item, lane, number = attempt.item, attempt.lane, attempt.number
         deadline = None if lane.timeout is None else attempt.started + lane.timeout
-        if isinstance(item, Envelope):
-            metadata = item.metadata or _NO_METADATA
-            correlation, causation = item.correlation, item.causation
-            return cls(lane.name, number, deadline, metadata, item.event, correlation, causation)
+        if isinstance(item, Carrier):
+            came = item.carried
+            metadata, causes = came.metadata or _NO_METADATA, (came.correlation, came.causation)
+            return cls(lane.name, number, deadline, metadata, came.event, *causes)
         return cls(lane.name, number, deadline, _NO_METADATA, item, None, None)
 
     @property

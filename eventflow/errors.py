@@ -29,12 +29,14 @@
     │   └── MemberEndedError                  a member ended although nobody asked it to
     ├── PublishError                          a publish did not, or not wholly, take effect
     │   ├── PublishTimeoutError (TimeoutError) … it did not end in time; perhaps done
-    │   └── MessageTooLargeError (ValueError) … the message is larger than the broker takes
+    │   ├── MessageTooLargeError (ValueError) … the message is larger than the broker takes
+    │   └── OutsideTransactionError (RuntimeError)  … it belongs to no message that is in hand
     ├── BrokerError                           a broker could not do what it was asked
     │   ├── BrokerConnectionError (ConnectionError)  it can't be reached, or went away
     │   ├── BrokerAuthenticationError (PermissionError)  it and we do not trust each other
     │   ├── BrokerClosedError (RuntimeError)  used before it was entered, or after it was left
     │   ├── TopicNotFoundError (LookupError)  a topic that nobody has created
+    │   ├── TopologyError                     a queue or an exchange is not as it was declared
     │   └── SettleError                       an ack or nack that the broker did not get
     ├── RouterError (RuntimeError)            a router used where, or when, it can't be
     │   └── TooManyDeliveriesError            a message came too often
@@ -82,6 +84,7 @@ __all__ = (
     "MemberEndedError",
     "MessageTooLargeError",
     "NotInHandlerError",
+    "OutsideTransactionError",
     "Permanent",
     "PublishDeadlockError",
     "PublishError",
@@ -94,6 +97,7 @@ __all__ = (
     "SettleError",
     "TooManyDeliveriesError",
     "TopicNotFoundError",
+    "TopologyError",
     "UnknownEventError",
     "UnknownSchemeError",
     "UnsupportedFeatureError",
@@ -445,6 +449,15 @@ class MessageTooLargeError(PublishError, ValueError):
         self.limit = limit
 
 
+class OutsideTransactionError(PublishError, RuntimeError):
+    """A publish that would be stored with the end of a message, where none is being handled.
+
+    Or its handling is over. What is to be stored at once goes through ``broker.publisher()``.
+    """
+
+    retriable = False
+
+
 class BrokerError(EventFlowError):
     """A broker could not do what it was asked."""
 
@@ -475,6 +488,10 @@ class TopicNotFoundError(BrokerError, LookupError):
     def __init__(self, *args: object, topic: str = "") -> None:
         super().__init__(*args)
         self.topic = topic
+
+
+class TopologyError(BrokerError):
+    """An exchange, a queue or a binding is not there as it was declared, or can't be."""
 
 
 class SettleError(BrokerError):

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tests.servers.kafka import Kafka
+    from tests.servers.rabbitmq import RabbitMQ
 
 # Tests of the pytest plugin run suites of their own with it.
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.watchdog"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
@@ -27,11 +28,36 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with a real server last: the others say sooner what is wrong."""
-    items.sort(key=lambda item: item.get_closest_marker("kafka") is not None)
+    servers = ("rabbitmq", "kafka")
+    items.sort(key=lambda item: sum(n + 1 for n, s in enumerate(servers) if _is_of(item, s)))
 
 
 def pytest_collection_finish() -> None:
     gc.enable()
+
+
+def _is_of(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Generator[RabbitMQ]:
+    """One RabbitMQ for a whole run, with nothing in it; started when the first test needs it.
+
+    Or the one that ``EVENTFLOW_TEST_RABBITMQ`` names. Tests that stop it are left out then.
+    """
+    from tests.servers.rabbitmq import RabbitMQ, Somebodys, missing
+
+    if (theirs := Somebodys.named()) is not None:
+        yield cast("RabbitMQ", theirs)
+        return
+    if (lacking := missing()) is not None:
+        pytest.skip(f"needs a RabbitMQ: {lacking}")
+    server = RabbitMQ.started(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        yield server
+    finally:
+        server.discard()
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ class Worker(HandlerWorker):
         """The event it holds."""
         if self._takeover is not None:
             return self._takeover[1]
-        return None if self.attempt is None else self.attempt.item
+        return None if self.attempt is None else cast("Event | Envelope", self.attempt.item)
 
     def begin(self, attempt: Attempt) -> None:
         """Start an attempt: from here on it can time out, and `current()` tells of it."""
@@ -290,7 +290,7 @@ class Worker(HandlerWorker):
         if isinstance(error, _Returned):
             error = None
         assert self.attempt is not None
-        item = self.attempt.item
+        item = cast("Event | Envelope", self.attempt.item)
         while True:
             number = self.attempt.number
             ended_at = self.clock()

@@ -135,10 +135,11 @@ class Supervisor:
         """Whether somebody cancels the supervisor, and with it every task of the loop."""
         return self.cancelled or self._main.cancelling() > 0
 
-    def request_stop(self) -> None:
-        """Let ``on_stop`` run, without waiting for it."""
+    def request_stop(self) -> asyncio.Future[None]:
+        """Let ``on_stop`` run, without waiting for it; returns what is done then."""
         if not self._stop.done():
             self._stop.set_result(None)
+        return self._main
 
     async def stop(self, *, abort: bool) -> None:
         """Run ``on_stop`` to its end; a cancellation while waiting turns into an abort."""

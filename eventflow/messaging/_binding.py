@@ -81,6 +81,12 @@ class Binding:
                 f"not {type(subscriber).__name__}",
                 option="subscriber",
             )
+        if checked.batch and subscriber.features.transactional:
+            raise InvalidOptionError(
+                f"{name}: nobody could tell which output of a batch belongs to which message: with "
+                "transactional=True, a handler takes one message at a time",
+                option="batch",
+            )
         if checked.order == "partition":
             subscriber.features.require("partitions")
         if publisher is None and publish_topic is not None:

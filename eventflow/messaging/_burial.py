@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from eventflow._cause import Attempt, current_cause
 from eventflow._log import EventLogger, shown
-from eventflow.errors import HandlerTimeoutError, MessageTooLargeError
+from eventflow.errors import HandlerTimeoutError, MessageTooLargeError, OutsideTransactionError
 from eventflow.messaging.dead_letter import MAX_TEXT, dead_letter
+from eventflow.messaging.settlement import SettlementState
 
 if TYPE_CHECKING:
     from eventflow.failure import FailureCallback
-    from eventflow.messaging._job import Job
     from eventflow.messaging._runner import Runner
+    from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Burial",)
 
@@ -46,7 +47,7 @@ class Burial:
     def __init__(
         self,
         runner: Runner,
-        job: Job,
+        job: Delivery,
         error: BaseException,
         attempts: int,
         callback: FailureCallback | None,
@@ -62,10 +63,11 @@ class Burial:
     async def run(self) -> None:
         """Go on until it is done; a stop cancels it."""
         runner, job = self._runner, self.job
-        current_cause.set(Attempt(job, runner, max(self._attempts, 1), runner.scope.loop.time()))
         wait = FIRST_WAIT_S
         while True:
             failure: BaseException
+            now = runner.scope.loop.time()
+            current_cause.set(Attempt(job, runner, max(self._attempts, 1), now))
             try:
                 await self._once()
             except asyncio.CancelledError as exc:
@@ -78,31 +80,39 @@ class Burial:
             else:
                 self.is_done = True
                 return
+            job.attempt_failed()
+            if self._ends_elsewhere(failure):
+                return
             if isinstance(failure, MessageTooLargeError) and self._longest > SHORT_TEXT:
                 self._longest = SHORT_TEXT
                 continue
             self._report(failure, wait)
-            runner.pause(
-                self, f"message {job.delivery.message.id!r} can't be ended: {shown(failure)}"
-            )
+            runner.pause(self, f"message {job.message.id!r} can't be ended: {shown(failure)}")
             self.is_waiting = True
             await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
             self.is_waiting = False
             wait = min(wait * 2, LONGEST_WAIT_S)
 
+    def _ends_elsewhere(self, failure: BaseException) -> bool:
+        """Whether trying again is of no use: it comes again, or nothing goes along with its ack."""
+        state = self.job.state
+        if state is SettlementState.PENDING:
+            return False
+        return state is not SettlementState.ACKED or isinstance(failure, OutsideTransactionError)
+
     async def _once(self) -> None:
         runner, job = self._runner, self.job
         if self.callback is None:
             letter = dead_letter(
-                job.delivery,
+                job,
                 self._error,
                 handler=runner.name,
                 group=str(job.reader.subscriber.group),
                 attempts=self._attempts,
-                first_failed_at=job.first_failed_at,
+                first_failed_at=getattr(job, "first_failed_at", None),
                 longest=self._longest,
             )
-            topic = runner.binding.dead_letters.topic_for(job.delivery.topic)
+            topic = runner.binding.dead_letters.topic_for(job.topic)
             await runner.dead_letters_of(job.reader).publish(topic, letter)
             return
         scope = asyncio.timeout(runner.timeout)
@@ -121,8 +131,8 @@ class Burial:
     def _report(self, failure: BaseException, wait: float) -> None:
         facts = {
             "subscription": self._runner.name,
-            "event_id": self.job.delivery.message.id,
-            "topic": self.job.delivery.topic,
+            "event_id": self.job.message.id,
+            "topic": self.job.topic,
             "attempts": self._attempts,
             "reason": shown(self._error),
             "retried_in_s": round(wait, 3),

@@ -71,7 +71,10 @@ def connect(dsn: str | Dsn, **options: Any) -> Broker:
         if found.scheme not in EXTRAS or (exc.name or "").startswith("eventflow"):
             raise
         raise _not_installed(found.scheme) from None  # the backend is there, its driver is not
-    broker = from_dsn(found, **options)
+    try:
+        broker = from_dsn(found, **options)
+    finally:
+        options.clear()  # one may be a password
     if not isinstance(broker, Broker):
         raise ConfigurationError(
             f"the entry point {point.value!r} for {found.scheme}:// returned "

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from eventflow._log import EventLogger, shown
 from eventflow.failure import CallOnFailure, Log
 from eventflow.messaging._burial import Burial
+from eventflow.messaging.ladder import LADDER_S, step_for
 from eventflow.messaging.settlement import SettlementState
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
-    from eventflow.messaging._job import Job
     from eventflow.messaging._runner import Runner
+    from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Endings",)
 
@@ -23,9 +24,6 @@ log = EventLogger("eventflow.router")
 
 THROUGH_BROKER_S = 1.0
 """Waits before a retry from this on go through the broker, with ``order="relaxed"``."""
-
-LADDER_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
-"""Waits that brokers are asked for: few, because some need a queue for each."""
 
 
 class Endings:
@@ -43,21 +41,28 @@ class Endings:
         self._runner = runner
         self._jobs = runner.jobs
 
-    def succeeded(self, job: Job) -> None:
+    def succeeded(self, job: Delivery) -> None:
         """The handler returned, and what it gave is confirmed."""
-        if job.delivery.ack():
+        if job.ack():
             self.handled += 1
         else:
             # It was nacked by hand, or was given back meanwhile: it comes again.
             self.released += 1
-        self._jobs.end(job)
+        # `Jobs.end`, without the call: nearly every message ends here.
+        jobs = self._jobs
+        jobs.in_flight -= 1
+        if job.in_lane:
+            jobs.leave_lane(job)
+        if jobs.idle_watchers:
+            jobs.look_whether_idle()
 
-    def failed_attempt(self, job: Job, error: BaseException, *, timed_out: bool) -> None:
+    def failed_attempt(self, job: Delivery, error: BaseException, *, timed_out: bool) -> None:
         """Try again, now, later or through the broker; or give up."""
+        job.attempt_failed()
         options = self._runner.options
         retry = options.on_failure.retry
         delay = None if retry is None else retry.delay(error, job.number)
-        if job.first_failed_at is None:
+        if not hasattr(job, "first_failed_at"):
             job.first_failed_at = datetime.now(UTC)
         if delay is None:
             self._give_up(job, error, attempts=job.number, timed_out=timed_out)
@@ -70,7 +75,7 @@ class Endings:
             and features.recorded_failures
         )
         if through_broker:
-            delay = next((step for step in LADDER_S if step >= delay), delay)
+            delay = max(delay, LADDER_S[step_for(delay)])
         self.retried += 1
         log.info(
             "eventflow.handler_retried",
@@ -87,20 +92,20 @@ class Endings:
         else:
             self._jobs.retry_in(delay, job, self.untake)
 
-    def refuse(self, job: Job, error: BaseException) -> None:
+    def refuse(self, job: Delivery, error: BaseException) -> None:
         """No handler can get it: it ends as a dead letter, at once."""
         self._jobs.in_flight += 1
-        self._give_up(job, error, attempts=job.delivery.failures, timed_out=False, unstarted=True)
+        self._give_up(job, error, attempts=job.failures, timed_out=False, unstarted=True)
 
-    def untake(self, job: Job) -> None:
+    def untake(self, job: Delivery) -> None:
         """End a job that was taken and can't go on: a stop came, or it is settled already."""
-        job.delivery.release()
+        job.release()
         self.released += 1
         self._jobs.end(job)
 
-    def cut(self, job: Job) -> None:
+    def cut(self, job: Delivery) -> None:
         """A stop cut its attempt: it comes again."""
-        job.delivery.release()
+        job.release()
         self.cancelled += 1
         log.warning("eventflow.handler_cancelled", **self._facts(job))
         self._jobs.end(job)
@@ -109,12 +114,12 @@ class Endings:
         """Give back what waits: for its first attempt, or for another one."""
         unstarted, again = self._jobs.clear()
         for job in unstarted:
-            job.delivery.release()
+            job.release()
         self.released += len(unstarted)
         for job in again:
             self._give_back(job)
 
-    def abandon(self, jobs: Iterable[Job]) -> None:
+    def abandon(self, jobs: Iterable[Delivery]) -> None:
         """What works on them has refused to end."""
         for job in jobs:
             self.abandoned += 1
@@ -122,34 +127,34 @@ class Endings:
 
     def abandon_burials(
         self, pending: set[asyncio.Task[Any]]
-    ) -> list[tuple[asyncio.Task[None], Job]]:
+    ) -> list[tuple[asyncio.Task[None], Delivery]]:
         """Give up those of its tasks that refused to end; returns them, each with its job."""
         refusing = [task for task in self.burials if task in pending]
         found = [(task, self.burials.pop(task).job) for task in refusing]
         self.abandon(job for _, job in found)
         return found
 
-    def _facts(self, job: Job) -> dict[str, Any]:
+    def _facts(self, job: Delivery) -> dict[str, Any]:
         return {
             "router": self._runner.bus,
             "subscription": self._runner.name,
-            "event_id": job.delivery.message.id,
-            "topic": job.delivery.topic,
+            "event_id": job.message.id,
+            "topic": job.topic,
         }
 
-    def _give_back(self, job: Job, *, delay: float = 0.0) -> None:
+    def _give_back(self, job: Delivery, *, delay: float = 0.0) -> None:
         """Have it delivered again, with the failures so far where the broker can keep them."""
         failures = job.number - 1
-        if failures > job.delivery.failures and job.reader.features.recorded_failures:
-            job.delivery.nack(delay=delay, failures=failures)
+        if failures > job.failures and job.reader.features.recorded_failures:
+            job.nack(delay=delay, failures=failures)
         else:
-            job.delivery.release()
+            job.release()
         self.released += 1
         self._jobs.end(job)
 
     def _give_up(
         self,
-        job: Job,
+        job: Delivery,
         error: BaseException,
         *,
         attempts: int,
@@ -186,15 +191,15 @@ class Endings:
                 timed_out=burial.timed_out,
                 unstarted=burial.unstarted,
             )
-        elif burial.job.delivery.release():
+        elif burial.job.release():
             self.released += 1
             self._jobs.end(burial.job)
         else:
             self._ended_elsewhere(burial.job)
 
-    def _ended_elsewhere(self, job: Job) -> None:
+    def _ended_elsewhere(self, job: Delivery) -> None:
         """It could not be ended here, and somebody has settled it meanwhile."""
-        if job.delivery.state is SettlementState.ACKED:
+        if job.state is SettlementState.ACKED:
             self.failed += 1
             log.error("eventflow.message_lost", **self._facts(job))
         else:
@@ -202,9 +207,9 @@ class Endings:
         self._jobs.end(job)
 
     def _gave_up(
-        self, job: Job, *, timed_out: bool, unstarted: bool, dead_lettered: bool = False
+        self, job: Delivery, *, timed_out: bool, unstarted: bool, dead_lettered: bool = False
     ) -> None:
-        if job.delivery.ack():
+        if job.ack():
             self.failed += 1
             self.dead_lettered += dead_lettered
             self.timed_out += timed_out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Hashable, Iterable
 
-    from eventflow.messaging._job import Job
+    from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Jobs",)
 
@@ -28,11 +28,20 @@ class Jobs:
     Jobs in one lane start one after another, and the next waits for the end of the one before,
     its retries included. Where ``is_serial``, what waits for a retry holds up all.
 
+    A worker takes the next one itself, without a call of `take`, where nothing is special. So it
+    knows what these are of, which stay the same objects:
+
     Attributes:
+        queue: Jobs that may start.
+        due: Those that start before them: their wait for a retry is over.
+        held: Those that hold up all others, by identity, until their wait for a retry is over.
+        paused: Why the handler is paused, by whoever has done that.
+        idle: Workers that wait for a job.
         in_flight: Jobs that were taken and have not ended.
         lapsed: Jobs that were settled, or given back, before they started.
         pauses: Who has paused the handler.
         is_closed: Who waits for a job gets none any more.
+        idle_watchers: Those who wait for it to have nothing to do.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class Jobs:
         self.in_flight = 0
         self.lapsed = 0
         self.pauses = Pauses()
+        self.paused = self.pauses.reasons
         self.is_closed = False
         self._loop = loop
         self._is_serial = is_serial
@@ -53,63 +63,70 @@ class Jobs:
         self._on_probe = on_probe
         # Those that may start, those behind others in their lane, and those before a retry: due
         # now, waiting for it, and holding up all others meanwhile.
-        self._queue: deque[Job] = deque()
+        self.queue: deque[Delivery] = deque()
         self._lanes: Lanes = NO_LANES
-        self._due: deque[Job] = deque()
-        self._waiting: dict[Job, None] = {}
-        self._held: dict[Job, None] = {}
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._idle_watchers: dict[asyncio.Future[None], None] = {}
+        self.due: deque[Delivery] = deque()
+        # By identity: a backend's deliveries may be equal, or have no hash.
+        self._waiting: dict[int, tuple[Delivery, asyncio.TimerHandle]] = {}
+        self.held: dict[int, None] = {}
+        self.idle: deque[asyncio.Future[None]] = deque()
+        self.idle_watchers: dict[asyncio.Future[None], None] = {}
         self._overdue: dict[asyncio.Future[None], None] = {}
 
     @property
     def buffered(self) -> int:
         """Jobs that wait for their first attempt."""
-        return len(self._queue) + len(self._lanes)
+        return len(self.queue) + len(self._lanes)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Delivery) -> None:
         """Let a job wait, behind what is there."""
-        self._queue.append(job)
-        if self._idle:
+        self.queue.append(job)
+        if self.idle:
             self.wake()
 
-    def put_in_lane(self, job: Job, lane: Hashable) -> None:
+    def put_in_lane(self, job: Delivery, lane: Hashable) -> None:
         """Let it wait for what is in its lane, too; raises what the hash of the lane raises."""
         if self._lanes is NO_LANES:
             self._lanes = Lanes()
         if self._lanes.start(lane, job) is None:
             self.put(job)
-        job.lane, job.has_lane = lane, True
+        job.held_lane, job.in_lane = lane, True
 
-    def take(self) -> Job | None:
+    def take(self) -> Delivery | None:
         """The next job to start; ``None`` if there is none, or the handler is paused."""
-        if self._due or self.pauses.reasons or self._held:
+        if self.due or self.paused or self.held:
             if self.pauses.hold:
                 return None
-            if self._due:
-                if self.pauses:
+            if self.due:
+                if self.paused:
                     self._count_probe()
-                return self._due.popleft()
-            if self._held:
+                return self.due.popleft()
+            if self.held:
                 return None
         while True:
-            if self._queue:
-                job = self._queue.popleft()
+            if self.queue:
+                job = self.queue.popleft()
             else:
                 ready = self._lanes.next_ready()
                 if ready is None:
                     return None
                 job = ready[1]
-            if job.delivery.state is _PENDING:
+            if job.state is _PENDING:
                 self.in_flight += 1
-                if self.pauses.reasons:
+                if self.paused:
                     self._count_probe()
                 return job
-            # Its subscription broke, so it was given back; or a middleware has settled it.
-            self.lapsed += 1
-            if job.has_lane:
-                self._leave_lane(job)
-            self.look_whether_idle()
+            self.lapse(job)
+
+    def lapse(self, job: Delivery) -> None:
+        """Let go of one that was never started, and is settled.
+
+        Its subscription broke, so it was given back; or a middleware has settled it.
+        """
+        self.lapsed += 1
+        if job.in_lane:
+            self.leave_lane(job)
+        self.look_whether_idle()
 
     def _count_probe(self) -> None:
         self.pauses.started()
@@ -120,7 +137,7 @@ class Jobs:
         if self.is_closed:
             raise asyncio.CancelledError  # the handler took back the stop's cancellation
         future = self._loop.create_future()
-        self._idle.append(future)
+        self.idle.append(future)
         try:
             await future
         except asyncio.CancelledError:
@@ -129,7 +146,7 @@ class Jobs:
             raise
         finally:
             with suppress(ValueError):
-                self._idle.remove(future)
+                self.idle.remove(future)
 
     async def wait_until(self, until: float) -> bool:
         """The same until loop time ``until``. Whether there may be one."""
@@ -142,59 +159,54 @@ class Jobs:
 
     def wake(self) -> None:
         """Wake one that waits for a job."""
-        while self._idle:
-            future = self._idle.popleft()
+        while self.idle:
+            future = self.idle.popleft()
             if not future.done():
                 future.set_result(None)
                 return
 
-    def retry_in(self, delay: float, job: Job, lapsed: Callable[[Job], None]) -> None:
+    def retry_in(self, delay: float, job: Delivery, lapsed: Callable[[Delivery], None]) -> None:
         """Let a job start again after ``delay`` seconds, unless it is settled by then."""
-        self._waiting[job] = None
-        if self._is_serial and not job.has_lane:
-            self._held[job] = None
-        job.timer = self._loop.call_later(
-            delay, self._retry, job, lapsed, context=self._timer_context
-        )
+        if self._is_serial and not job.in_lane:
+            self.held[id(job)] = None
+        timer = self._loop.call_later(delay, self._retry, job, lapsed, context=self._timer_context)
+        self._waiting[id(job)] = job, timer
 
-    def _retry(self, job: Job, lapsed: Callable[[Job], None]) -> None:
-        self._waiting.pop(job, None)
-        job.timer = None
-        self._held.pop(job, None)
-        if job.delivery.state is _PENDING:
-            self._due.append(job)
+    def _retry(self, job: Delivery, lapsed: Callable[[Delivery], None]) -> None:
+        self._waiting.pop(id(job), None)
+        self.held.pop(id(job), None)
+        if job.state is _PENDING:
+            self.due.append(job)
         else:
             lapsed(job)
         self.wake()  # also for those that it held up
 
-    def end(self, job: Job) -> None:
+    def end(self, job: Delivery) -> None:
         """A job that was taken has ended."""
         self.in_flight -= 1
-        if job.has_lane:
-            self._leave_lane(job)
-        if self._idle_watchers:
+        if job.in_lane:
+            self.leave_lane(job)
+        if self.idle_watchers:
             self.look_whether_idle()
 
-    def _leave_lane(self, job: Job) -> None:
+    def leave_lane(self, job: Delivery) -> None:
         """Let the next one of its lane start."""
-        job.has_lane = False
-        if self._lanes.release(job.lane):
+        job.in_lane = False
+        if self._lanes.release(job.held_lane):
             self.wake()
 
-    def clear(self) -> tuple[list[Job], list[Job]]:
+    def clear(self) -> tuple[list[Delivery], list[Delivery]]:
         """Take everything away: what was never started, and what waited for a retry."""
-        unstarted = [*self._queue, *self._lanes.clear()]
+        unstarted = [*self.queue, *self._lanes.clear()]
         for job in unstarted:
-            job.has_lane = False  # the lanes of those that run are released by them
-        again = [*self._due, *self._waiting]
-        for job in again:
-            if job.timer is not None:
-                job.timer.cancel()
-                job.timer = None
-        self._queue.clear()
-        self._due.clear()
+            job.in_lane = False  # the lanes of those that run are released by them
+        again = [*self.due, *(job for job, _ in self._waiting.values())]
+        for _, timer in self._waiting.values():
+            timer.cancel()
+        self.queue.clear()
+        self.due.clear()
         self._waiting.clear()
-        self._held.clear()
+        self.held.clear()
         return unstarted, again
 
     # Whether there is nothing to do
@@ -207,15 +219,15 @@ class Jobs:
     def watch_idle(self) -> asyncio.Future[None]:
         """Done when it may have become idle."""
         watcher: asyncio.Future[None] = self._loop.create_future()
-        self._idle_watchers[watcher] = None
+        self.idle_watchers[watcher] = None
         return watcher
 
     def look_whether_idle(self) -> None:
         """Tell those who watch, if it is."""
         if self.is_idle:
-            for watcher in self._idle_watchers:
+            for watcher in self.idle_watchers:
                 watcher.set_result(None)
-            self._idle_watchers.clear()
+            self.idle_watchers.clear()
 
     @property
     def overdue(self) -> Iterable[asyncio.Future[None]]:

@@ -57,8 +57,9 @@ class HandlerOptions(CommonOptions[Any], total=False):
             is kept, and long waits before a retry go through the broker.
         timeout: Seconds an attempt may take, ``None`` for no limit. Default 30.
         on_failure: What happens when an attempt fails. Default: the router's.
-        max_deliveries: Deliveries after which a message is dead-lettered unhandled, because it
-            may be what crashes its readers; 1 or more. Default 20.
+        max_deliveries: Deliveries, beside those that ended as recorded failures, after which a
+            message is dead-lettered unhandled, because it may be what crashes its readers; 1 or
+            more. Default 20.
         max_in_flight: Most messages of a topic that are received and not settled; at least
             ``concurrency``. Handlers that share a subscription add theirs up; where one of them
             has none, and by default, it is the backend's.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eventflow._cause import Undecoded
 from eventflow._log import EventLogger, shown
 from eventflow.errors import (
     BrokerClosedError,
@@ -18,11 +17,10 @@ from eventflow.errors import (
 )
 from eventflow.events import Event, event_name
 from eventflow.failure import Log
-from eventflow.messaging import metadata as meta
 from eventflow.messaging.codec import JsonCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from eventflow.messaging._runner import Runner
     from eventflow.messaging._scope import Scope
@@ -34,8 +32,8 @@ __all__ = ("Reader",)
 
 log = EventLogger("eventflow.router")
 
-RECEIVE = 500
-"""Deliveries that are asked for at once."""
+RECEIVE = 100
+"""Deliveries that are asked for at once: few enough to be handled while the caches have them."""
 
 SLICE_S = 0.005
 LOOK_UP_EVERY = 16
@@ -103,6 +101,7 @@ class Reader:
         if runner.binding.takes_message:
             self._raw = runner
         self.runners = (*self.runners, runner)
+        self._warn_of(runner)
         for event in runner.binding.events:
             if event.topic == self.topic:
                 # Looked up once: pydantic makes each look-up on a class a slow one.
@@ -125,6 +124,19 @@ class Reader:
             self._admit(runner, admitted), f"admit:{runner.name}"
         )
         return admitted
+
+    def _warn_of(self, runner: Runner) -> None:
+        """An attempt may take longer than the broker waits: it would come again and again."""
+        within, timeout = self.features.settle_within, runner.timeout
+        if within is not None and (timeout is None or timeout >= within):
+            log.warning(
+                "eventflow.handler_may_be_cut",
+                router=self._scope.name,
+                handler=runner.name,
+                topic=self.topic,
+                timeout_s=timeout,
+                settle_within_s=within,
+            )
 
     async def _admit(self, runner: Runner, admitted: asyncio.Future[None]) -> None:
         wait = FIRST_WAIT_S
@@ -295,51 +307,50 @@ class Reader:
                 self.state, self.reason = "failed", "the broker was closed"
                 return
             slice_end = loop.time() + SLICE_S
-            for number, delivery in enumerate(batch):
-                self._dispatch(delivery)
-                if not number % LOOK_UP_EVERY and loop.time() >= slice_end:
+            for at in range(0, len(batch), LOOK_UP_EVERY):
+                if at and loop.time() >= slice_end:
                     await asyncio.sleep(0)
                     if self._is_ending:
                         return  # the rest is given back with the subscription
                     slice_end = loop.time() + SLICE_S
+                self._dispatch(batch[at : at + LOOK_UP_EVERY])
             await asyncio.sleep(0)
 
-    def _dispatch(self, delivery: Delivery) -> None:
-        raw = self._raw
-        if raw is not None:
-            self._hand_on(raw, delivery)
+    def _dispatch(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand on some of what came, which takes little time and waits for nothing."""
+        if self._raw is not None:
+            self._hand_on(self._raw, deliveries)
             return
-        name = delivery.message.metadata.get(meta.NAME)
-        bound = self._by_name.get(name) if name is not None else self._only()
-        if bound is None:
-            self._unknown(delivery, name or "")
-            return
-        runner, read = bound
-        message = delivery.message
-        try:
-            event = read(
-                message.payload,
-                event_id=message.id,
-                occurred_at=message.metadata.get(meta.OCCURRED_AT, ""),
-            )
-        except BaseException as exc:
-            # No cancellation comes in here, since nothing is awaited.
-            runner.refuse(delivery, exc, self)
-            if isinstance(exc, (KeyboardInterrupt, SystemExit)):
-                raise
-            return
-        delivery.event = event
-        runner.offer(delivery, event, self)
+        by_name = self._by_name
+        for delivery in deliveries:
+            name, message_id, occurred_at, body = delivery.head()
+            bound = by_name.get(name) if name is not None else self._only()
+            if bound is None:
+                self._unknown(delivery, name or "")
+                continue
+            runner, read = bound
+            try:
+                if body is None:
+                    body = delivery.message.payload  # a decorator's error comes out here
+                event = read(body, event_id=message_id, occurred_at=occurred_at)
+            except BaseException as exc:
+                # No cancellation comes in here, since nothing is awaited.
+                runner.refuse(delivery, self, exc)
+                if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                    raise
+            else:
+                delivery.event = event
+                runner.offer(delivery, self)
 
-    def _hand_on(self, runner: Runner, delivery: Delivery) -> None:
-        """Give a message to a handler that takes it as it came."""
-        stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-        try:
-            delivery.message.payload  # noqa: B018 - a decorator's error comes out here
-        except Exception as exc:  # noqa: BLE001 - the user's own
-            runner.refuse(delivery, exc, self)
-        else:
-            runner.offer(delivery, stand_in, self)
+    def _hand_on(self, runner: Runner, deliveries: Sequence[Delivery]) -> None:
+        """Give messages to a handler that takes them as they came."""
+        for delivery in deliveries:
+            try:
+                delivery.message.payload  # noqa: B018 - a decorator's error comes out here
+            except Exception as exc:  # noqa: BLE001 - the user's own
+                runner.refuse(delivery, self, exc)
+            else:
+                runner.offer(delivery, self)
 
     def _only(self) -> tuple[Runner, Callable[..., Event]] | None:
         """The class that a message without a name is of: the only one there is."""
@@ -362,6 +373,7 @@ class Reader:
         known = ", ".join(sorted(self._by_name))
         runners[0].refuse(
             delivery,
+            self,
             UnknownEventError(
                 f"no class bound to topic {self.topic!r} here goes by the name {shown_name!r}; "
                 f"known are: {known}. Where others' events are to be passed over, say "
@@ -370,7 +382,6 @@ class Reader:
                 message_id=delivery.message.id,
                 name=shown_name,
             ),
-            self,
         )
 
     def _give_back(self, delivery: Delivery, neighbour: Runner) -> bool:

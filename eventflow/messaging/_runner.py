@@ -6,13 +6,12 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from eventflow._cause import Undecoded, current_attempt
+from eventflow._cause import current_attempt
 from eventflow._log import EventLogger, shown
 from eventflow.errors import ResourceError, TooManyDeliveriesError
 from eventflow.messaging._burial import Burial
 from eventflow.messaging._endings import Endings
 from eventflow.messaging._handling import Handling
-from eventflow.messaging._job import Job
 from eventflow.messaging._jobs import Jobs
 from eventflow.messaging._worker import Worker
 from eventflow.messaging.statistics import HandlerHealth, HandlerStatistics
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Generator, Iterable
 
-    from eventflow.events import Event
     from eventflow.messaging._binding import Binding
     from eventflow.messaging._reader import Reader
     from eventflow.messaging._scope import Scope
@@ -85,7 +83,7 @@ class Runner:
         is_single = options.batch is None
         self._order_key = options.order_key if is_single else None
         self._keeps_lanes = is_single and options.order != "relaxed"
-        self._by_partition = options.order == "partition"
+        self._chooses_lanes = self._order_key is not None or options.order == "partition"
         self.endings = Endings(self)
         self._failure = ""
         # Counts; those of how jobs end are with the endings.
@@ -207,39 +205,48 @@ class Runner:
 
     # Taking in
 
-    def offer(self, delivery: Delivery, event: Event, reader: Reader) -> None:
+    def offer(self, job: Delivery, reader: Reader) -> None:
         """Take a message in, behind what is there."""
         self.offered += 1
-        job = Job(delivery, event, reader)
-        if delivery.deliveries is not None and delivery.deliveries > 1:
+        job.reader, job.number, job.in_lane = reader, job.failures + 1, False
+        if job.deliveries != 1 and job.deliveries is not None:
             self.redelivered += 1
-            if delivery.deliveries > self.options.max_deliveries:
+            # Not those that ended as failures: they are the retry policy's to count.
+            if job.deliveries - job.failures > self.options.max_deliveries:
                 self._refuse_delivered_too_often(job)
                 return
-        if self._order_key is not None:
-            try:
-                self.jobs.put_in_lane(job, self._order_key(self.argument(job)))
-            except BaseException as exc:
-                # No cancellation comes in here, since nothing is awaited.
-                self.endings.refuse(job, exc)
-                if isinstance(exc, (KeyboardInterrupt, SystemExit)):
-                    raise
-        elif self._by_partition:
-            self.jobs.put_in_lane(job, (reader, delivery.coordinates["partition"]))
-        elif delivery.lane is not None and self._keeps_lanes:
-            self.jobs.put_in_lane(job, (reader, delivery.lane))
+        if self._chooses_lanes:
+            self._put_in_lane(job)
+        elif job.lane is not None and self._keeps_lanes:
+            self.jobs.put_in_lane(job, (reader, job.lane))
         else:
-            self.jobs.put(job)
+            # `Jobs.put`, without the call: nearly every message comes here.
+            jobs = self.jobs
+            jobs.queue.append(job)
+            if jobs.idle:
+                jobs.wake()
 
-    def argument(self, job: Job) -> Any:
-        """What the user's functions get: the event, or the message if the handler takes those."""
-        return job.delivery.message if self.binding.takes_message else job.event
-
-    def refuse(self, delivery: Delivery, error: BaseException, reader: Reader) -> None:
-        """Take in a message that no handler can get: it ends as a dead letter, at once."""
+    def refuse(self, job: Delivery, reader: Reader, error: BaseException) -> None:
+        """Take in what no handler can get: it ends as a dead letter, at once."""
         self.offered += 1
-        stand_in: Any = Undecoded(delivery.message.id, delivery.topic)
-        self.endings.refuse(Job(delivery, stand_in, reader), error)
+        job.reader, job.number, job.in_lane = reader, job.failures + 1, False
+        self.endings.refuse(job, error)
+
+    def _put_in_lane(self, job: Delivery) -> None:
+        if self._order_key is None:
+            self.jobs.put_in_lane(job, (job.reader, job.coordinates["partition"]))
+            return
+        try:
+            self.jobs.put_in_lane(job, self._order_key(self.argument(job)))
+        except BaseException as exc:
+            # No cancellation comes in here, since nothing is awaited.
+            self.endings.refuse(job, exc)
+            if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+                raise
+
+    def argument(self, job: Delivery) -> Any:
+        """What the user's functions get: the event, or the message if the handler takes those."""
+        return job.message if self.binding.takes_message else job.event
 
     def pass_over(self, delivery: Delivery, *, delay: float) -> None:
         """Give a message back that was for a handler which was stopped; counted here."""
@@ -265,13 +272,12 @@ class Runner:
         self.skipped += 1
         delivery.ack()
 
-    def _refuse_delivered_too_often(self, job: Job) -> None:
-        delivery = job.delivery
+    def _refuse_delivered_too_often(self, job: Delivery) -> None:
         error = TooManyDeliveriesError(
-            f"message {delivery.message.id!r} was delivered {delivery.deliveries} times, more than "
+            f"message {job.message.id!r} was delivered {job.deliveries} times, more than "
             f"max_deliveries={self.options.max_deliveries}: perhaps it crashes its readers",
-            message_id=delivery.message.id,
-            deliveries=delivery.deliveries or 0,
+            message_id=job.message.id,
+            deliveries=job.deliveries or 0,
         )
         self.endings.refuse(job, error)
 
@@ -402,7 +408,7 @@ class Runner:
         Returns the tasks that will end after all: they only waited for their thread.
         """
         for burying, job in self.endings.abandon_burials(pending):
-            self.scope.note_abandoned(burying, job.delivery)
+            self.scope.note_abandoned(burying, job)
         ending: set[asyncio.Task[Any]] = set()
         for task, worker in tuple(self._workers.items()):
             if task not in pending or worker.abandoned:
@@ -410,7 +416,7 @@ class Runner:
             held = worker.job
             worker.abandon()
             self.endings.abandon(worker.batch or ([] if held is None else [held]))
-            self.scope.note_abandoned(task, None if held is None else held.delivery)
+            self.scope.note_abandoned(task, held)
             if worker.thread is not None:
                 task.cancel()
                 ending.add(task)

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eventflow._cause import Attempt
 from eventflow.lifecycle.worker import HandlerWorker, changed
 from eventflow.messaging.batch import Batch
+from eventflow.messaging.settlement import SettlementState
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from eventflow.messaging._job import Job
     from eventflow.messaging._runner import Runner
+    from eventflow.messaging.delivery import Delivery
 
 __all__ = ("Worker",)
+
+_PENDING = SettlementState.PENDING
 
 SLICE_S = 0.005
 """Time after which a worker that never waits lets others run."""
@@ -30,7 +33,6 @@ class Worker(HandlerWorker):
     """Runs the handler of one runner on one message, or batch, after another.
 
     Attributes:
-        job: What it runs now, else ``None``; of a batch the first.
         batch: The batch that it runs, or gathers.
     """
 
@@ -38,7 +40,6 @@ class Worker(HandlerWorker):
         "_call",
         "_runner",
         "batch",
-        "job",
     )
 
     def __init__(self, runner: Runner) -> None:
@@ -51,8 +52,12 @@ class Worker(HandlerWorker):
         )
         self._runner = runner
         self._call = runner.handling.call_for(self)
-        self.job: Job | None = None
-        self.batch: Sequence[Job] = ()
+        self.batch: Sequence[Delivery] = ()
+
+    @property
+    def job(self) -> Delivery | None:
+        """What it runs now; of a batch the first."""
+        return None if self.attempt is None else cast("Delivery", self.attempt.item)
 
     async def run(self) -> None:
         """Run the handler until cancelled, or replaced by a worker with a fresh context."""
@@ -62,12 +67,14 @@ class Worker(HandlerWorker):
             return
         runner, call, clock, references = self._runner, self._call, self.clock, sys.getrefcount
         jobs, cancelling, plain = runner.jobs, task.cancelling, runner.handling.plain
+        queue, paused, held, due = jobs.queue, jobs.paused, jobs.held, jobs.due
         endings = runner.endings
         before = self.context
         cell: Any = None
-        failure: BaseException | None
+        failure: BaseException | None = None
         tree: object = None
         of_tree = of_cell = 0
+        job: Delivery | None
         try:
             now = clock()
             slice_end = now + SLICE_S
@@ -75,14 +82,22 @@ class Worker(HandlerWorker):
                 if now >= slice_end:
                     self.attempt = None
                     await asyncio.sleep(0)
+                    self.attempt = cell
                     now = clock()
                     slice_end = now + SLICE_S
-                job = jobs.take()
-                if job is None:
+                # `Jobs.take`, without the call where there is nothing special.
+                if queue and not (paused or held or due):
+                    job = queue.popleft()
+                    if job.state is not _PENDING:
+                        jobs.lapse(job)
+                        continue
+                    jobs.in_flight += 1
+                elif (job := jobs.take()) is None:
                     self.attempt = None
                     if cell:
                         cell.item = None  # an idle worker keeps no event alive
                     await jobs.wait()
+                    self.attempt = cell
                     now = clock()
                     slice_end = now + SLICE_S
                     continue
@@ -90,7 +105,6 @@ class Worker(HandlerWorker):
                     cell, before, tree = self.isolate(endings.handled)
                     of_tree = references(tree) if tree is not None else -1
                     of_cell = references(cell)
-                self.job, self.attempt = job, cell
                 cell.item, cell.number, cell.started = job, job.number, now
                 if self.timer is None:
                     self.arm(now)
@@ -98,18 +112,15 @@ class Worker(HandlerWorker):
                     if plain is not None:
                         await plain(job.event)
                     else:
-                        await call(job.delivery)
+                        await call(job)
                 except BaseException as exc:  # noqa: BLE001 - judged in _judge
                     failure = exc
-                else:
-                    failure = None
                 if failure is None and cancelling() == self.expected:
                     # `attempt` stays until the worker waits: nobody looks in between.
-                    self.job = None
                     endings.succeeded(job)
                 else:
                     await self._judge(job, failure)
-                failure = None  # no cycle through the traceback's frame
+                    failure = None  # no cycle through the traceback's frame
                 if (
                     references(tree) != of_tree
                     or references(cell) != of_cell
@@ -136,16 +147,12 @@ class Worker(HandlerWorker):
         try:
             while True:
                 jobs = await self._gather(size)
-                self.job = jobs[0]
                 self.begin(Attempt(jobs[0], runner, jobs[0].number, self.clock()))
                 before = self.context.copy()
                 failure: BaseException | None = None
                 batch = Batch(
-                    [
-                        job.delivery.message if runner.binding.takes_message else job.event
-                        for job in jobs
-                    ],
-                    [job.delivery for job in jobs],
+                    [job.message if runner.binding.takes_message else job.event for job in jobs],
+                    jobs,
                 )
                 try:
                     await runner.handling.call_with_batch(self, batch)
@@ -153,7 +160,7 @@ class Worker(HandlerWorker):
                     failure = exc
                 stopped, timed_out, failure = self._verdict(failure)
                 self.batch = ()
-                self.job = self.attempt = None
+                self.attempt = None
                 if stopped and isinstance(failure, asyncio.CancelledError):
                     for place, job in enumerate(jobs):
                         if batch.outcome(place, failure) is None:
@@ -182,10 +189,10 @@ class Worker(HandlerWorker):
         finally:
             self.disarm()
 
-    async def _gather(self, size: int) -> Sequence[Job]:
+    async def _gather(self, size: int) -> Sequence[Delivery]:
         """Wait for a first message, then for more, until there are enough or it takes too long."""
         runner, jobs = self._runner, self._runner.jobs
-        batch: list[Job] = []
+        batch: list[Delivery] = []
         self.batch = batch
         until: float | None = None
         try:
@@ -206,11 +213,11 @@ class Worker(HandlerWorker):
             raise
         return batch
 
-    async def _judge(self, job: Job, error: BaseException | None) -> None:
+    async def _judge(self, job: Delivery, error: BaseException | None) -> None:
         """Settle an attempt that did not end plainly; raises where this worker has to stop."""
         endings = self._runner.endings
         stopped, timed_out, error = self._verdict(error)
-        self.job = self.attempt = None
+        self.attempt = None
         if error is None:
             endings.succeeded(job)
         elif stopped and isinstance(error, asyncio.CancelledError):

@@ -22,7 +22,7 @@ from eventflow.errors import (
 from eventflow.events import Event, event_name
 from eventflow.failure import DeadLetter, FailurePolicy, Retry
 from eventflow.messaging import metadata as meta
-from eventflow.messaging.codec import JsonCodec, Received, check_codec, message_of
+from eventflow.messaging.codec import JsonCodec, check_codec, message_of
 from eventflow.messaging.protocols import Publisher, check_publisher
 from eventflow.messaging.router import Router
 
@@ -187,8 +187,8 @@ class Bridge:
     async def _bring(self, event: Event) -> None:
         attempt = current_attempt()
         assert attempt is not None
-        item = cast("Received", attempt.item)
-        delivery, bus = item.delivery, self._bus
+        delivery, bus = cast("Delivery", attempt.item), self._bus
+        item = delivery.carried
         metadata = None if item.metadata is None else MappingProxyType(item.metadata)
         receipt = Receipt()
         refused = ""

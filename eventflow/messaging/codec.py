@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from eventflow._cause import Envelope
+from eventflow._cause import Envelope, Undecoded
 from eventflow._texts import is_text
 from eventflow.errors import InvalidMessageError, InvalidOptionError
 from eventflow.events import Event, event_name
@@ -89,7 +89,10 @@ class Received(Envelope):
 
     __slots__ = ("delivery",)
 
-    def __init__(self, delivery: Delivery, event: Event) -> None:
+    def __init__(self, delivery: Delivery) -> None:
+        event: Any = delivery.event
+        if event is None:
+            event = Undecoded(delivery.message.id, delivery.topic)
         self.event = event
         self.delivery = delivery
         self.receipt = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventflow.errors import InvalidMessageError, InvalidOptionError
 from eventflow.lifecycle.callables import is_async
+from eventflow.messaging._unreadable import Unreadable
 from eventflow.messaging.message import Message
 from eventflow.messaging.protocols import Deliveries, Publisher, Subscriber, check_publisher
 
@@ -103,6 +104,10 @@ class SubscriberDecorator:
     async def prepare(self, topic: str) -> None:
         """Let the group begin; see `Subscriber.prepare`."""
         await self.inner.prepare(topic)
+
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        """Topics that have to be there; see `Subscriber.required_topics`."""
+        return self.inner.required_topics(topic)
 
     def publisher(self) -> Publisher:
         """The backend's own publisher: dead letters are stored as they came."""
@@ -217,7 +222,7 @@ class _TransformedDeliveries(Deliveries):
             except Exception as exc:  # noqa: BLE001 - the user's function
                 # To raise here would end the subscription: the next one would get it again,
                 # and fail again. So it goes on, and fails whoever wants to read it.
-                delivery.message = _Unreadable.instead_of(delivery.message, exc)
+                delivery.message = Unreadable.instead_of(delivery.message, exc)
         return received
 
     def pause(self) -> None:
@@ -236,29 +241,6 @@ class _TransformedDeliveries(Deliveries):
     @property
     def lag(self) -> int | None:
         return self._inner.lag
-
-
-class _Unreadable(Message):
-    """A message whose payload is an error: who reads it gets that."""
-
-    __slots__ = ("error",)
-    error: Exception
-
-    @classmethod
-    def instead_of(cls, message: Message, error: Exception) -> _Unreadable:
-        self = cls.received(
-            message.id, b"", message.metadata, key=message.key, headers=message.headers
-        )
-        assert isinstance(self, cls)
-        object.__setattr__(self, "error", error)
-        return self
-
-    @property
-    def payload(self) -> bytes:
-        raise self.error
-
-    def __repr__(self) -> str:
-        return f"<Message {self.id!r}, which its subscriber's decorator could not read>"
 
 
 def _apply(transform: Callable[[Message], Message], message: Message) -> Message:

@@ -7,13 +7,18 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from eventflow._cause import Carrier
 from eventflow.errors import SettleError
+from eventflow.messaging import metadata as meta
+from eventflow.messaging.codec import Received
 from eventflow.messaging.settlement import Settlement, SettlementState
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from datetime import datetime
 
     from eventflow.events import Event
+    from eventflow.messaging._reader import Reader
     from eventflow.messaging.message import Message, NativeHeaders
     from eventflow.messaging.settlement import Settler
 
@@ -23,7 +28,7 @@ _NO_COORDINATES: Mapping[str, str | int] = MappingProxyType({})
 _PENDING = SettlementState.PENDING
 
 
-class Delivery(Settlement):
+class Delivery(Settlement, Carrier):
     """A message as a subscriber received it, once.
 
     It has to be settled: acked once it was handled, nacked to get it again. The first decision
@@ -51,12 +56,29 @@ class Delivery(Settlement):
         "deliveries",
         "event",
         "failures",
+        "first_failed_at",
         "headers",
+        "held_lane",
+        "in_lane",
         "lane",
         "message",
+        "number",
         "original",
+        "reader",
         "topic",
     )
+
+    # What a router notes down while it has it, so that no other object is made for that.
+    reader: Reader
+    """Where it came from."""
+    number: int
+    """Number of the next attempt, from 1; failures recorded by earlier deliveries count."""
+    in_lane: bool
+    """Whether others wait for its end."""
+    held_lane: Hashable
+    """Key of their lane; not there otherwise."""
+    first_failed_at: datetime
+    """When its first attempt here failed; not there before."""
 
     def __init__(
         self,
@@ -152,7 +174,34 @@ class Delivery(Settlement):
         if self.error is not None:
             raise self.error
 
+    # For routers
+
+    @property
+    def carried(self) -> Received:
+        """What `eventflow.current` tells of it."""
+        return Received(self)
+
     # For backends
+
+    def head(self) -> tuple[str | None, str, str, bytes | None]:
+        """What there is to decode an event from ``message``, its texts as texts; for routers.
+
+        A backend whose messages cost something to make may read it from what it received.
+
+        Returns:
+            The event's name, ``None`` without one; the message's id; the event's time, empty
+            without one; the payload, ``None`` where ``message`` is to be asked for it.
+        """
+        message = self.message
+        metadata = message.metadata
+        return metadata.get(meta.NAME), message.id, metadata.get(meta.OCCURRED_AT, ""), None
+
+    def attempt_failed(self) -> None:
+        """An attempt at handling it has failed, and there may be another; for backends.
+
+        Called by routers. Where outputs are stored with the ack (`Features.transactional`), those
+        of that attempt are dropped.
+        """
 
     def confirmed(self) -> None:
         """Tell those who wait that the broker has the decision; for backends."""
@@ -164,15 +213,17 @@ class Delivery(Settlement):
 
         Where nothing was decided yet, it is released: a later `ack` or `nack` gives ``False``.
         """
-        why = error or SettleError(
+        if self.lose(error or self._lost_error()):
+            self._wake()
+
+    def _lost_error(self) -> SettleError:
+        return SettleError(
             f"message {self.message.id!r} was given back undecided; it comes again"
             if self.state is _PENDING
             else f"the broker did not get the decision about message {self.message.id!r}; "
             "it comes again",
             message_id=self.message.id,
         )
-        if self.lose(why):
-            self._wake()
 
     def _wake(self) -> None:
         watcher, self._watcher = self._watcher, None

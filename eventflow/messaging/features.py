@@ -34,8 +34,12 @@ class Features:
         delivery_count: `Delivery.deliveries` is known.
         headers: Messages have native headers, which come back as they were sent.
         atomic_publish: A publish of several messages stores all of them or none.
+        transactional: What a handler publishes through ``subscriber.publisher()`` is stored
+            together with the ack of its message, or not at all; so are dead letters.
         lag: ``await subscriber.lag(topic)`` tells how many messages wait.
         at_most_once: Messages can be lost between the broker and the handler.
+        settle_within: Seconds after which the broker takes a delivery back that is not settled;
+            ``None`` where it waits for as long as its receiver lives.
         max_payload_bytes: Largest payload, in bytes; ``None`` for no bound of the backend's own.
     """
 
@@ -52,8 +56,10 @@ class Features:
     delivery_count: bool = False
     headers: bool = False
     atomic_publish: bool = False
+    transactional: bool = False
     lag: bool = False
     at_most_once: bool = False
+    settle_within: float | None = None
     max_payload_bytes: int | None = None
 
     def require(self, feature: str) -> None:

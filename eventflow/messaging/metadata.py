@@ -82,7 +82,9 @@ def failures(metadata: Mapping[str, str]) -> int:
 
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with ``Z``, to the microsecond where there are any."""
-    return time.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return time.isoformat()[: -len("+00:00")] + "Z"
 
 
 def delay_metadata(delay: float, *, now: datetime) -> dict[str, str]:

@@ -215,6 +215,10 @@ class Subscriber(Protocol):
         """
         ...
 
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        """Topics that have to be there to receive one: it first, then what waits beside it."""
+        ...
+
     def publisher(self) -> Publisher:
         """A publisher to the same broker: dead letters go through it."""
         ...

@@ -124,7 +124,10 @@ class Router:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """Topics its handlers read, those of their dead letters, and each ``publish_topic``.
+        """Topics that its handlers read, what those need beside them, and each ``publish_topic``.
+
+        What they need beside them are topics for dead letters, and where the backend puts messages
+        off, such as Kafka with ``delays=True``, those where they wait to be tried again.
 
         Each once, sorted. Not among them: what events are published to by themselves, and dead
         letters that go through a publisher of their own, which is perhaps another broker's.
@@ -132,7 +135,8 @@ class Router:
         found: set[str] = set()
         for binding in self._bindings.values():
             letters = binding.dead_letters
-            found.update(binding.topics)
+            for topic in binding.topics:
+                found.update(binding.subscriber.required_topics(topic))
             if letters.publisher is None:
                 found.update(map(letters.topic_for, binding.topics))
             if binding.publish_topic is not None:

@@ -1,7 +1,8 @@
 """Makes the topics: ``python -m examples.github_webhooks.topics``, once, before anybody needs them.
 
 Those that are there stay as they are. Kafka needs this step, since neither a publish nor a
-subscription creates a topic by the way; a ``memory://`` does not.
+subscription creates a topic by the way. RabbitMQ needs it for what comes before the first worker:
+a group gets what is published once its queue is there. A ``memory://`` needs none of it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import Any
 
-from eventflow.brokers.kafka import KafkaBroker
 from eventflow.errors import EventFlowError
 from eventflow.messaging import connect
-from examples.github_webhooks.events import CARRIED
+from examples.github_webhooks.events import CARRIED, WebhookReceived
+from examples.github_webhooks.listeners import WORK
 
 PARTITIONS = 4
 """The most workers that have something to do."""
@@ -32,10 +34,13 @@ async def ensure_topics(dsn: str) -> None:
         EventFlowError: It could not.
     """
     async with connect(dsn) as broker:
-        if isinstance(broker, KafkaBroker):
-            await broker.ensure_topics(*topics(), partitions=PARTITIONS)
-        else:
-            await broker.ensure_topics(*topics())
+        # An option of those backends alone whose topics have partitions.
+        options: dict[str, Any] = {"partitions": PARTITIONS} if broker.features.partitions else {}
+        await broker.ensure_topics(*topics(), **options)
+        if not broker.features.old_messages:
+            for name in WORK:
+                group = broker.subscriber(group=f"webhooks.{name}")
+                await group.prepare(str(WebhookReceived.topic))
 
 
 def main() -> int:

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ("Figure", "Spread", "clean", "load", "machine", "python", "ratios", "rounds")
+__all__ = (
+    "Figure",
+    "Spread",
+    "beside",
+    "clean",
+    "load",
+    "machine",
+    "not_measured",
+    "python",
+    "ratios",
+    "rounds",
+)
 
 MIN_PAIRS = 9
 
@@ -155,6 +166,34 @@ def rounds(
 def ratios(above: list[float], below: list[float]) -> Spread:
     """The quotients, round by round."""
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])
+
+
+def beside(
+    table: str,
+    label: str,
+    each: Mapping[str, list[float]],
+    other: str,
+    note: str,
+    *,
+    own: str = "ours",
+    **bounds: float,
+) -> Figure:
+    """Two contenders' messages a second, by the seconds that a message takes."""
+    return Figure(
+        label,
+        "messages/s",
+        ratios(each[other], each[own]),
+        Spread.of([1 / s for s in each[own]]),
+        Spread.of([1 / s for s in each[other]]),
+        table=table,
+        note=note,
+        **bounds,
+    )
+
+
+def not_measured(table: str, label: str, why: str) -> Figure:
+    """The row of what can't run here."""
+    return Figure(label, "messages/s", table=table, note=f"not measured: {why}")
 
 
 def load() -> str:

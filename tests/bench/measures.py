@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.harness import Figure, Settings, load, machine, python
+from tests.bench.command import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.bench.harness import Figure, Settings
 
 __all__ = ("MEASURES", "measure")
 
@@ -35,34 +34,13 @@ MEASURES = {
 }
 
 
-def measure(name: str, settings: Settings) -> dict[str, object]:
-    """Run one measure; what it gave, with the load before and after."""
+def measure(name: str, settings: Settings) -> list[Figure]:
+    """Run one measure."""
     module, function = MEASURES[name]
     __import__(module)
     run: Callable[[Settings], list[Figure]] = getattr(sys.modules[module], function)
-    before = load()
-    figures = run(settings)
-    return {
-        "measure": name,
-        "python": python(),
-        "machine": machine(),
-        "load": [before, load()],
-        "quick": settings.quick,
-        "figures": [figure.as_dict() for figure in figures],
-    }
-
-
-def main() -> None:
-    """One measure in this process, for the command that runs them all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.measures")
-    parser.add_argument("name", choices=MEASURES)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    result = measure(given.name, Settings(quick=given.quick, pairs=given.pairs))
-    given.out.write_text(json.dumps(result, indent=1))
+    return run(settings)
 
 
 if __name__ == "__main__":
-    main()
+    answer("tests.bench.measures", MEASURES, lambda name, settings, _: measure(name, settings))

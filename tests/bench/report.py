@@ -40,7 +40,7 @@ def write(results: Results) -> None:
     Some have their own place and their own conditions: what was not measured now stays.
     """
     page = PAGE.read_text()
-    apart = {name: _with(results, name) for name in ("router", "kafka")}
+    apart = {name: _with(results, name) for name in ("router", "kafka", "rabbitmq")}
     bus = [r for r in results if not any(r in its for its in apart.values())]
     tables = {name: section(its, name) for name, its in apart.items() if its}
     if bus:

@@ -6,10 +6,11 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers import go
 
-__all__ = ("Answer", "Program", "build")
+__all__ = ("Answer", "Program", "ask", "build")
 
 SOURCE = Path(__file__).parent / "watermill"
 PAYLOAD = 256
@@ -38,14 +39,21 @@ class Program:
     def run(self, kind: str, *, messages: int) -> Answer:
         command = [str(self.path), "-kind", kind, "-messages", str(messages)]
         command += ["-payload", str(PAYLOAD), "-buffer", str(BUFFER)]
-        answer = json.loads(
-            subprocess.run(command, check=True, capture_output=True, timeout=120).stdout
-        )
+        answer = ask(*command)
         return Answer(
             answer["seconds"] / answer["messages"],
             f"v1.5.3, {answer['go']}, payload {answer['payload']} B, buffer {BUFFER}, "
             f"GOMAXPROCS {answer['gomaxprocs']}",
         )
+
+
+def ask(program: Path | str, *arguments: str) -> dict[str, Any]:
+    """Run a program, which answers with a line of JSON."""
+    said = subprocess.run(
+        [program, *arguments], check=True, capture_output=True, timeout=120
+    ).stdout
+    answer: dict[str, Any] = json.loads(said)
+    return answer
 
 
 def build(source: Path = SOURCE) -> Program | str:

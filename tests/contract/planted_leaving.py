@@ -350,6 +350,11 @@ class TakesHeadersWithoutSayingSo(_Declares):
     change = {"headers": False}  # noqa: RUF012
 
 
+@noticed_by("outputs_are_stored_with_the_ack")
+class StoresOutputsAtOnce(_Declares):
+    change = {"transactional": True}  # noqa: RUF012
+
+
 @noticed_by("broadcast_reaches_every_instance")
 class BroadcastsWithoutSayingSo(_Declares):
     change = {"broadcast": False}  # noqa: RUF012

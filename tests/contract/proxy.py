@@ -124,6 +124,9 @@ class ProxySubscriber:
     def group(self) -> Group:
         return self.inner.group
 
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        return self.inner.required_topics(topic)
+
     def publisher(self) -> ProxyPublisher:
         return self.broker.publisher()
 

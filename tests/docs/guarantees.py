@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eventflow.brokers.kafka import KafkaBroker
 from eventflow.brokers.memory import MemoryBroker
+from eventflow.brokers.rabbitmq import RabbitMQBroker
 
 if TYPE_CHECKING:
     from eventflow.messaging import Features
@@ -18,8 +19,19 @@ BEGIN, END = "<!-- made by tests/docs/guarantees.py -->\n", "\n<!-- until here -
 BACKENDS: dict[str, Features] = {
     "memory": MemoryBroker().features,
     "kafka": KafkaBroker("localhost").features,
+    "rabbitmq": RabbitMQBroker("amqp://localhost").features,
 }
 """What each package below eventflow/brokers declares as it comes."""
+
+WITH: dict[str, dict[str, Features]] = {
+    "kafka": {"`delays=True`": KafkaBroker("localhost", delays=True).features},
+}
+"""What it declares with an option."""
+
+ON_REQUEST = {
+    ("kafka", "transactional"): "`transactional=True`",
+}
+"""What a subscriber declares that was made with an option."""
 
 ROWS = {
     "groups": ("consumer groups", "each_group_gets_everything"),
@@ -40,8 +52,10 @@ ROWS = {
         "a publish of several is all or nothing",
         "a_cancelled_publish_is_stored_or_not",
     ),
+    "transactional": ("stores outputs with the ack", "outputs_are_stored_with_the_ack"),
     "lag": ("tells the lag", "lag_is_what_is_not_settled"),
     "at_most_once": ("delivery", "a_crash_between_handler_and_ack"),
+    "settle_within": ("waits for a handler", "a_slow_handler_keeps_its_message"),
     "max_payload_bytes": ("largest payload", "sizes_at_the_limit"),
 }
 """For each feature what it is called, and the test of the contract that shows it."""
@@ -53,6 +67,10 @@ def cell(feature: str, value: object) -> str:
             return "at most once" if value else "at least once"
         case "order", str():
             return {"none": "nothing", "key": "a key", "topic": "a topic"}[value]
+        case "settle_within", None:
+            return "while its process lives"
+        case "settle_within", float():
+            return f"{value:,.0f} s"
         case "max_payload_bytes", None:
             return "no bound"
         case "max_payload_bytes", int():
@@ -61,13 +79,24 @@ def cell(feature: str, value: object) -> str:
             return "yes" if value else "no"
 
 
+def _cell(backend: str, feature: str) -> str:
+    value = getattr(BACKENDS[backend], feature)
+    if (asked := ON_REQUEST.get((backend, feature))) is not None:
+        return asked
+    for option, features in WITH.get(backend, {}).items():
+        if (other := getattr(features, feature)) != value:
+            assert (value, other) == (False, True)
+            return f"with {option}"
+    return cell(feature, value)
+
+
 def table() -> str:
     lines = [
         f"| | {' | '.join(f'`{name}`' for name in BACKENDS)} | shown by |",
         f"|---|{'---|' * len(BACKENDS)}---|",
     ]
     for feature, (title, test) in ROWS.items():
-        cells = " | ".join(cell(feature, getattr(each, feature)) for each in BACKENDS.values())
+        cells = " | ".join(_cell(name, feature) for name in BACKENDS)
         lines.append(f"| {title} | {cells} | `test_{test}` |")
     return "\n".join(lines)
 

@@ -90,12 +90,13 @@ class Reader:
 
     Attributes:
         received: What it said so far.
+        complaints: What its subscriber has logged; once it has left.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.received: list[Received] = []
+        self.complaints = ""
         self._process = process
-        self._errors = b""
 
     async def read(self) -> None:
         assert self._process.stdout is not None
@@ -103,7 +104,7 @@ class Reader:
         errors = asyncio.create_task(self._process.stderr.read())
         async for line in self._process.stdout:
             self.received.append(Received.read(line))
-        self._errors = await errors
+        self.complaints = (await errors).decode()
 
     async def wait(self, number: int) -> list[Received]:
         """Until it has received so many."""
@@ -116,7 +117,12 @@ class Reader:
         self._process.stdin.close()
         async with asyncio.timeout(60):
             code = await self._process.wait()
-        assert code == 0, self._errors.decode()
+        assert code == 0, self.complaints
+
+    async def kill(self) -> None:
+        """Have it end without a word to the server."""
+        self._process.kill()
+        await self._process.wait()
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,18 @@ class Watermill:
 
     Attributes:
         path: Where it is.
-        address: Of the Kafka that it talks to.
+        options: What it is told each time: the server, and how to use it.
     """
 
     path: Path
-    address: str
+    options: tuple[str, ...]
+
+    async def declare(self, topic: str, group: str) -> str:
+        """What a topic and a group need; returns why it could not."""
+        process = await self._start("declare", "-topic", topic, "-group", group)
+        async with asyncio.timeout(60):
+            _, errors = await process.communicate()
+        return errors.decode() if process.returncode else ""
 
     async def publish(self, topic: str, *messages: Written) -> None:
         """Those with a key through the partitioning marshaler, the others through the default."""
@@ -159,7 +172,7 @@ class Watermill:
     async def _start(self, command: str, *options: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            *(str(self.path), command, f"-brokers={self.address}", *options),
+            *(str(self.path), command, *self.options, *options),
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,

@@ -596,7 +596,7 @@ MUTANTS = (
         "correlation starts anew at each hop",
         "_cause.py",
         "        correlation = "
-        "(item.correlation if isinstance(item, Envelope) else None) or causation\n",
+        "(item.carried.correlation if isinstance(item, Carrier) else None) or causation\n",
         "        correlation = causation\n",
     ),
     # ------------------------------------------------------------------------------ failures
@@ -734,26 +734,26 @@ MUTANTS = (
         "ack before the handler",
         "messaging/_worker.py",
         "                try:\n                    if plain is not None:\n",
-        "                job.delivery.ack()\n"
+        "                job.ack()\n"
         "                try:\n                    if plain is not None:\n",
     ),
     Mutant(
         "a failed attempt is acked",
         "messaging/_endings.py",
         "        if delay is None:\n            self._give_up(",
-        "        job.delivery.ack()\n        if delay is None:\n            self._give_up(",
+        "        job.ack()\n        if delay is None:\n            self._give_up(",
     ),
     Mutant(
         "a handler that was cut is acked",
         "messaging/_endings.py",
         '        """A stop cut its attempt: it comes again."""\n',
-        '        """A stop cut its attempt: it comes again."""\n        job.delivery.ack()\n',
+        '        """A stop cut its attempt: it comes again."""\n        job.ack()\n',
     ),
     Mutant(
         "the dead letter is stored after the ack",
         "messaging/_burial.py",
         "            await runner.dead_letters_of(job.reader).publish(topic, letter)\n",
-        "            job.delivery.ack()\n"
+        "            job.ack()\n"
         "            await runner.dead_letters_of(job.reader).publish(topic, letter)\n",
     ),
     Mutant(
@@ -766,8 +766,8 @@ MUTANTS = (
     Mutant(
         "a dead letter that can't be stored pauses nobody",
         "messaging/_burial.py",
-        "            runner.pause(\n",
-        "            str(\n",
+        "            runner.pause(self, f\"message {job.message.id!r} can't be ended: ",
+        "            str(f\"message {job.message.id!r} can't be ended: ",
     ),
     Mutant(
         "a dead letter has the event as it was understood",
@@ -783,9 +783,9 @@ MUTANTS = (
     ),
     Mutant(
         "recorded failures start anew with each delivery",
-        "messaging/_job.py",
-        "        self.number = delivery.failures + 1\n",
-        "        self.number = 1\n",
+        "messaging/_runner.py",
+        "job.in_lane = reader, job.failures + 1, False\n        if job.deliveries",
+        "job.in_lane = reader, 1, False\n        if job.deliveries",
     ),
     Mutant(
         "a foreign count of failures is trusted",
@@ -808,8 +808,8 @@ MUTANTS = (
     Mutant(
         "any class is read, whatever the name",
         "messaging/_reader.py",
-        "        bound = self._by_name.get(name) if name is not None else self._only()\n",
-        '        bound = self._by_name.get(name or "") or self._only()\n',
+        "            bound = by_name.get(name) if name is not None else self._only()\n",
+        '            bound = by_name.get(name or "") or self._only()\n',
     ),
     Mutant(
         "what is unknown is skipped unasked",
@@ -820,20 +820,20 @@ MUTANTS = (
     Mutant(
         "a crash guard that never trips",
         "messaging/_runner.py",
-        "            if delivery.deliveries > self.options.max_deliveries:\n",
-        "            if delivery.deliveries > 10**9:\n",
+        "            if job.deliveries - job.failures > self.options.max_deliveries:\n",
+        "            if job.deliveries - job.failures > 10**9:\n",
     ),
     Mutant(
         "a retry leaves its lane",
         "messaging/_endings.py",
         "        job.number += 1\n        if through_broker:",
-        "        job.number += 1\n        if job.has_lane:\n"
+        "        job.number += 1\n        if job.in_lane:\n"
         "            self._jobs._leave_lane(job)\n        if through_broker:",
     ),
     Mutant(
         "a retry lets those behind it pass",
         "messaging/_jobs.py",
-        "            self._held[job] = None\n",
+        "            self.held[id(job)] = None\n",
         "            pass\n",
     ),
     Mutant(
@@ -845,19 +845,19 @@ MUTANTS = (
     Mutant(
         "a link that broke leaves its messages to be handled",
         "messaging/_jobs.py",
-        "            if job.delivery.state is _PENDING:\n                self.in_flight += 1\n",
-        "            if job.delivery.state is not None:\n                self.in_flight += 1\n",
+        "            if job.state is _PENDING:\n                self.in_flight += 1\n",
+        "            if job.state is not None:\n                self.in_flight += 1\n",
     ),
     Mutant(
         "an ack that came too late counts as handled",
         "messaging/_endings.py",
-        "        if job.delivery.ack():\n            self.handled += 1\n",
-        "        if job.delivery.ack() or True:\n            self.handled += 1\n",
+        "        if job.ack():\n            self.handled += 1\n",
+        "        if job.ack() or True:\n            self.handled += 1\n",
     ),
     Mutant(
         "what waits for a handler that stops is kept",
         "messaging/_endings.py",
-        "        for job in unstarted:\n            job.delivery.release()\n",
+        "        for job in unstarted:\n            job.release()\n",
         "",
     ),
     Mutant(
@@ -893,10 +893,10 @@ MUTANTS = (
     Mutant(
         "a validator that raises no Exception ends the reader",
         "messaging/_reader.py",
-        "        except BaseException as exc:\n"
-        "            # No cancellation comes in here, since nothing is awaited.\n",
-        "        except Exception as exc:\n"
-        "            # No cancellation comes in here, since nothing is awaited.\n",
+        "            except BaseException as exc:\n"
+        "                # No cancellation comes in here, since nothing is awaited.\n",
+        "            except Exception as exc:\n"
+        "                # No cancellation comes in here, since nothing is awaited.\n",
     ),
     Mutant(
         "a message that is in a batch twice fails once",
@@ -907,10 +907,10 @@ MUTANTS = (
     Mutant(
         "a message that a decorator refused reaches a handler of messages",
         "messaging/_reader.py",
-        "            runner.refuse(delivery, exc, self)\n        else:\n"
-        "            runner.offer(delivery, stand_in, self)\n",
-        "            runner.offer(delivery, stand_in, self)\n        else:\n"
-        "            runner.offer(delivery, stand_in, self)\n",
+        "            except Exception as exc:  # noqa: BLE001 - the user's own\n"
+        "                runner.refuse(delivery, self, exc)\n",
+        "            except Exception:  # noqa: BLE001 - the user's own\n"
+        "                runner.offer(delivery, self)\n",
     ),
     Mutant(
         "dead letters go to the broker of the message alone",

@@ -13,7 +13,7 @@ from tests.project.source import ROOT, dotted, parsed
 
 # The catalogue's families, or single rows, that apply to what there is so far.
 FAMILIES = (
-    *("BUS", "INP", "SHD", "OSX", "PUB", "ACK", "RTR", "KFK"),
+    *("BUS", "INP", "SHD", "OSX", "PUB", "ACK", "RTR", "KFK", "RMQ"),
     *("OBS-01", "OBS-04", "SEC-01", "SEC-11", "SEC-13", "SEC-14", "SEC-17"),
 )
 # It may lie beside the repository, which does not carry it.
@@ -24,6 +24,7 @@ FAULTS = (
     *(f"PUB-{n:02}" for n in (1, 2, 4, 5, 7)),
     *(f"ACK-{n:02}" for n in (1, 2, 4, 6, 8, 9)),
     *(f"KFK-{n:02}" for n in (1, 2, 3, 7, 9, 10, 11, 12)),
+    *(f"RMQ-{n:02}" for n in (1, 2, 3, 6, 7, 8, 11, 12)),
     *(f"RTR-{n:02}" for n in (1, 3, 5, 6, 9, 11, 12)),
     "OBS-01",
     "OBS-04",

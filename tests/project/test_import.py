@@ -28,6 +28,7 @@ NEED_MORE = (
     "eventflow.integrations.litestar",
     "eventflow.integrations.starlette",
     "eventflow.brokers.kafka",
+    "eventflow.brokers.rabbitmq",
 )
 PROBE = """
 import json, signal, sys, threading

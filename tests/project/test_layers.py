@@ -47,8 +47,11 @@ def part(name: str) -> str:
 
 
 def broker(name: str) -> str:
+    """``eventflow.brokers.kafka.broker`` belongs to ``kafka``, what all share to none."""
     parts = name.split(".")
-    return parts[2] if parts[1:2] == ["brokers"] and len(parts) > 2 else ""
+    if parts[1:2] != ["brokers"] or len(parts) < 3 or parts[2].startswith("_"):
+        return ""
+    return parts[2]
 
 
 def wrong_ways(module: Module) -> list[str]:
@@ -65,7 +68,7 @@ def wrong_ways(module: Module) -> list[str]:
             found.append(f"{where}: the root is for users; import from where it is defined")
         elif part(name) not in RANK or RANK[part(name)] > RANK[part(module.name)]:
             found.append(f"{where}: wrong way")
-        elif broker(module.name) and broker(name) and broker(name) != broker(module.name):
+        elif part(module.name) == "brokers" and broker(name) not in ("", broker(module.name)):
             found.append(f"{where}: another broker")
     return found
 
@@ -100,6 +103,7 @@ def test_imports_never_run_in_a_circle() -> None:
         ("eventflow.bus.bus", "from eventflow import Event"),
         ("eventflow.bus.bus", "from ..messaging import Router"),
         ("eventflow.brokers.kafka.publisher", "from eventflow.brokers.redis import config"),
+        ("eventflow.brokers._tls", "from eventflow.brokers.kafka.security import Sasl"),
         ("eventflow.extra", ""),
         ("eventflow", "from eventflow.testing import no_leaks"),
     ],

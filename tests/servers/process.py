@@ -127,9 +127,13 @@ class Server:
         self._process = None
 
     def freeze(self) -> None:
-        """Stop it in its tracks: it keeps its connections, and answers nothing."""
+        """Stop it in its tracks: it keeps its connections, and answers nothing.
+
+        Returns when all of its threads stand still.
+        """
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let it go on."""

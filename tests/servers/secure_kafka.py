@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import confluent_kafka.admin
-import trustme
-from cryptography.hazmat.primitives import serialization
 
+from tests.servers.certificates import PASSWORD, Certificates
 from tests.servers.cluster import log
 from tests.servers.kafka import Kafka
 from tests.servers.process import free_port
@@ -17,59 +14,10 @@ from tests.servers.process import free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("PASSWORD", "Certificates", "SecureKafka")
+__all__ = ("SecureKafka",)
 
 _library: Any = confluent_kafka.admin
-PASSWORD = "p@ss:w/rd%&x=1"
-"""Of ``alice``; with everything that means something elsewhere."""
 LISTENERS = ("tls", "expired", "sasltls", "saslplain")
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """Files in PEM: two authorities, the first of them trusted, and what that made."""
-
-    ca: Path
-    other_ca: Path
-    server: Path
-    expired: Path
-    client: Path
-    client_key: Path
-
-    @classmethod
-    def made(cls, directory: Path) -> Certificates:
-        """Make them, for the address 127.0.0.1 alone."""
-        ca, other_ca = trustme.CA(), trustme.CA()
-        found = cls(
-            *(directory / f"{name}.pem" for name in ("ca", "other_ca", "server", "expired")),
-            *(directory / f"{name}.pem" for name in ("client", "client_key")),
-        )
-        past = datetime.now(UTC) - timedelta(days=1)
-        ca.cert_pem.write_to_path(found.ca)
-        other_ca.cert_pem.write_to_path(found.other_ca)
-        served = ca.issue_cert("127.0.0.1")
-        old = ca.issue_cert("127.0.0.1", not_before=past - timedelta(days=1), not_after=past)
-        found.server.write_bytes(key_of(served) + chain_of(served))
-        found.expired.write_bytes(key_of(old) + chain_of(old))
-        client = ca.issue_cert("alice@example.com")
-        found.client.write_bytes(chain_of(client))
-        found.client_key.write_bytes(key_of(client))
-        return found
-
-
-def key_of(certificate: trustme.LeafCert) -> bytes:
-    """Its key as PKCS 8, the only form that Java reads."""
-    key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def chain_of(certificate: trustme.LeafCert) -> bytes:
-    """It, and what vouches for it."""
-    return b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
 
 
 class SecureKafka(Kafka):
@@ -121,6 +69,8 @@ class SecureKafka(Kafka):
             f"ssl.truststore.location={files.ca}",
             "listener.name.tls.ssl.client.auth=required",
             f"listener.name.expired.ssl.keystore.location={files.expired}",
+            # For nobody: our clients don't ask for it.
+            "auto.create.topics.enable=true",
             "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
         ]
         tokens = f"{modules}.oauthbearer"

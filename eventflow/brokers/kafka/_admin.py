@@ -14,11 +14,20 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from eventflow.brokers.kafka._progress import from_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from eventflow.brokers.kafka._settings import Settings
 
-__all__ = ("create_topics", "lag_of")
+__all__ = ("create_topics", "lag_of", "record_limit")
+
+LIMIT = "max.message.bytes"
+UNTOLD = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_VERSION,
+    }
+)
 
 _library: Any = confluent_kafka.admin
 """Untyped: its own annotations are in part unknown."""
@@ -50,23 +59,40 @@ def lag_of(settings: Settings, group: str, topic: str, partitions: int, *, withi
         client.close()
 
 
+def record_limit(settings: Settings, topic: str, *, within: float) -> int | None:
+    """Most bytes that a topic takes of one batch; ``None`` where we may not know.
+
+    Raises:
+        KafkaException: The cluster did not say in time.
+    """
+    resource = _library.ConfigResource(_library.ResourceType.TOPIC, topic)
+    client = _library.AdminClient(settings.admin())
+    asked = client.describe_configs([resource], request_timeout=within)[resource]
+    try:
+        found = asked.result()
+    except KafkaException as exc:
+        if exc.args[0].code() in UNTOLD:
+            return None
+        raise
+    limit = found.get(LIMIT)
+    return None if limit is None or limit.value is None else int(limit.value)
+
+
 def create_topics(
     settings: Settings,
-    topics: Iterable[str],
+    topics: Mapping[str, tuple[int, Mapping[str, str]]],
     *,
-    partitions: int,
     replication_factor: int,
-    properties: Mapping[str, str],
     within: float,
 ) -> None:
-    """Create the topics that there are not yet.
+    """Create the topics that there are not yet, with their numbers of partitions and properties.
 
     Raises:
         KafkaException: One can't be.
     """
     new = [
         _library.NewTopic(name, partitions, replication_factor, config=dict(properties))
-        for name in topics
+        for name, (partitions, properties) in topics.items()
     ]
     client = _library.AdminClient(settings.admin())
     made = client.create_topics(new, request_timeout=within)

@@ -23,6 +23,7 @@ from confluent_kafka import (
 
 from eventflow.brokers.kafka._errors import may_pass
 from eventflow.brokers.kafka._progress import NOTHING, from_text
+from eventflow.brokers.kafka._transactions import Refusal, Transactions
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
     from eventflow.brokers.kafka._partition import Commit
     from eventflow.brokers.kafka._settings import Settings
 
-__all__ = ("MOST_READY", "ConsumerThread")
+__all__ = ("BATCH", "MOST_READY", "ConsumerThread")
 
 BATCH = 500
 POLL_S = 0.03
 """Seconds of one wait for records: as long as a commit may have to wait for its turn.
 
 The library serves one thread at a time: whoever waits for records holds up everybody else."""
+TRANSACTION_POLL_S = 0.01
+"""The same where outputs wait for the commit."""
 MOST_READY = 1_000
 """Records that wait to be handed out; then no more are taken from the library."""
 MOST_READY_BYTES = 16 * 1_024 * 1_024
@@ -104,6 +107,7 @@ class ConsumerThread:
         feed: Feed,
         loop: asyncio.AbstractEventLoop,
         is_broadcast: bool,
+        is_transactional: bool = False,
     ) -> None:
         self._used = self._used_bytes = 0  # counted on the event loop, as `_came` is in the thread
         self._settings = settings
@@ -112,6 +116,11 @@ class ConsumerThread:
         self._feed = feed
         self._loop = loop
         self._is_broadcast = is_broadcast
+        self._is_transactional = is_transactional
+        self._poll_s = TRANSACTION_POLL_S if is_transactional else POLL_S
+        self._is_leaving = False  # there will be no later commit
+        self._transactions: Transactions | None = None
+        self._refusals: dict[int, int] = {}  # of transactions, by partition
         self._is_eager = settings.is_eager
         self._revoke_timeout = settings.revoke_timeout
         self._came = self._came_bytes = 0
@@ -139,7 +148,8 @@ class ConsumerThread:
         """So many that came, with so many bytes, wait no more: there may be room again."""
         self._used += records
         self._used_bytes += size
-        self._room.set()
+        if self._has_room():  # else it would wake for nothing, and take the interpreter's lock
+            self._room.set()
 
     def commit(self, commit: Commit) -> None:
         """Begin a commit, within `POLL_S`; ``committed`` of the feed tells its end."""
@@ -171,6 +181,14 @@ class ConsumerThread:
             return
         given_up = False
         try:
+            if self._is_transactional:
+                self._transactions = Transactions(
+                    self._settings,
+                    group=self._group,
+                    consumer=consumer,
+                    is_ending=lambda: self._is_ending,
+                )
+                self._transactions.open()
             if self._is_broadcast:
                 self._take_all()
             else:
@@ -187,7 +205,7 @@ class ConsumerThread:
                 self._commit()
                 if self._is_ending:
                     break
-                self._take(consumer.poll(POLL_S))
+                self._take(consumer.poll(self._poll_s))
                 self._say()
                 if self._is_broadcast and time.monotonic() - looked > LOOK_S:
                     self._take_new()
@@ -199,17 +217,27 @@ class ConsumerThread:
                 consumer.unsubscribe()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the subscription ends by it
             given_up = isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL
-            self._tell(self._feed.failed, exc)
+            # Without its frames, which know the consumer, where nobody else may.
+            self._tell(self._feed.failed, exc.with_traceback(None) if given_up else exc)
         finally:
             self._is_ending = True
-            if given_up:
-                # librdkafka 2.16 never ends the close of a consumer that had partitions then; the
-                # thread is left to it.
-                self._tell(self._feed.abandon)
             try:
-                consumer.close()
+                if not given_up:
+                    consumer.close()
             finally:
+                if self._transactions is not None:
+                    self._transactions.close()
+                if given_up:
+                    # librdkafka 2.16 never ends the close of a consumer that had partitions then,
+                    # and keeps a processor busy with it. One that nobody knows ends at once.
+                    self._let_go()
+                    del consumer
                 self._tell(self._feed.ended)
+
+    def _let_go(self) -> None:
+        """Know the consumer no more."""
+        self._transactions = None
+        del self._consumer
 
     def _take_all(self) -> None:
         """Take every partition, from its end on."""
@@ -228,12 +256,19 @@ class ConsumerThread:
         if now - self._said < SAY_S:
             return
         self._said = now
+        if self._transactions is not None:
+            self._transactions.look()
         extents: dict[int, tuple[int, int]] = {}
         for place in self._consumer.assignment():
-            known: tuple[int, int] = self._consumer.get_watermark_offsets(place, cached=True)
+            known = self._extent(place)
             if known[1] >= 0:  # something was fetched
                 extents[place.partition] = known
         self._tell(self._feed.heard, extents)
+
+    def _extent(self, place: TopicPartition) -> tuple[int, int]:
+        """Where a partition begins and ends, as far as is known at once."""
+        known: tuple[int, int] = self._consumer.get_watermark_offsets(place, cached=True)
+        return known
 
     def _take_new(self) -> None:
         """Take partitions that the topic did not have before, from their beginning on."""
@@ -278,7 +313,9 @@ class ConsumerThread:
             self._hand_on([first, *self._consumer.consume(BATCH - 1, 0)])
 
     def _hand_on(self, found: list[Any]) -> None:
-        found = [record for record in found if record is not None and self._is_record(record)]
+        self._pass_on([r for r in found if r is not None and self._is_record(r)])
+
+    def _pass_on(self, found: list[Any]) -> None:
         if found:
             self._came += len(found)
             self._came_bytes += sum(map(len, found))
@@ -325,7 +362,11 @@ class ConsumerThread:
             self._take(consumer.poll(POLL_S))
             self._say()
         if not self._is_ending:
-            consumer.resume(consumer.assignment())
+            consumer.resume(self._read())
+
+    def _read(self) -> list[TopicPartition]:
+        """Partitions that are read as long as there is room."""
+        return self._consumer.assignment()
 
     def _commit(self) -> None:
         """Begin the commits that the event loop asked for."""
@@ -339,8 +380,42 @@ class ConsumerThread:
         """
         return self._terms.get(number) == commit[number].partition.term
 
+    def _transact(self, transactions: Transactions, commit: Commit) -> None:
+        """Commit, and wait for it."""
+        lost = KafkaError(KafkaError.ILLEGAL_GENERATION)
+        mine = {n: part for n, part in commit.items() if self._is_ours(n, commit)}
+        # One that was made before its partition's last refusal was heard of tells as done what
+        # that has not stored.
+        parts = {n: p for n, p in mine.items() if p.refusals == self._refusals.get(n, 0)}
+        refused = dict.fromkeys(commit.keys() - parts.keys(), lost)
+        culprits: Sequence[Any] = ()
+        if parts:
+            refusal = transactions.commit([*parts.values()])
+            until = time.monotonic() + LAST_COMMIT_S
+            while refusal is not None and self._asks_again(refusal) and time.monotonic() < until:
+                time.sleep(0.02)
+                refusal = transactions.commit([*parts.values()], within=LAST_COMMIT_S)
+            if refusal is not None:
+                refused |= dict.fromkeys(parts, refusal.error)
+                culprits = refusal.culprits
+        for number in mine.keys() & refused.keys():
+            self._refusals[number] = self._refusals.get(number, 0) + 1
+        if commit:
+            self._tell(self._feed.committed, commit, refused, culprits)
+
+    def _asks_again(self, refusal: Refusal) -> bool:
+        """Whether a transaction is tried again at once: there may be no later one.
+
+        Also one that was under way when the end began: the last commit is on top of it.
+        """
+        is_out = refusal.error.code() == KafkaError.UNKNOWN_MEMBER_ID
+        return (self._is_leaving or self._is_ending) and not is_out
+
     def _begin(self, under_way: _UnderWay, numbers: Iterable[int]) -> None:
         commit = under_way.commit
+        if self._transactions is not None:
+            self._transact(self._transactions, commit)
+            return
         ours = [number for number in numbers if self._is_ours(number, commit)]
         for number in numbers:
             if number not in ours:
@@ -366,6 +441,7 @@ class ConsumerThread:
 
     def _commit_last(self) -> None:
         """Commit what is settled, again while the group is sharing anew."""
+        self._is_leaving = True
         self._commit()
         self._begin_last()
         until = time.monotonic() + LAST_COMMIT_S
@@ -420,7 +496,11 @@ class ConsumerThread:
         self._term += 1
         self._terms |= dict.fromkeys(progress, self._term)
         self._tell(self._feed.assigned, progress, self._term)
-        start = [TopicPartition(p.topic, p.partition, p.offset) for p in found]
+        # Said outright: librdkafka waits 0.1 s before it asks where a place it lacks would be.
+        start = [
+            TopicPartition(p.topic, p.partition, OFFSET_BEGINNING if p.offset < 0 else p.offset)
+            for p in found
+        ]
         if self._is_eager:
             consumer.assign(start)
         else:
@@ -434,12 +514,16 @@ class ConsumerThread:
         settled = answer.wait(self._revoke_timeout + 1.0)
         # The library sends these before it joins the group again, so that whoever gets the
         # partitions finds them; it does not have to be waited for.
-        self._commit()
-        self._begin(_UnderWay(settled), settled)
-        self._begin_last()
-        if self._is_eager:
-            self._tell(self._feed.lost, numbers)  # until the group says what is ours
-        self._go(consumer, numbers, partitions)
+        self._is_leaving = True
+        try:
+            self._commit()
+            self._begin(_UnderWay(settled), settled)
+            self._begin_last()
+        finally:
+            self._is_leaving = self._is_ending
+            if self._is_eager:
+                self._tell(self._feed.lost, numbers)  # until the group says what is ours
+            self._go(consumer, numbers, partitions)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         while self._wanted:
@@ -453,6 +537,7 @@ class ConsumerThread:
     def _go(self, consumer: Consumer, numbers: set[int], partitions: list[TopicPartition]) -> None:
         for number in numbers:
             self._terms.pop(number, None)
+            self._refusals.pop(number, None)
         self._tell(self._feed.revoked, numbers)
         if self._is_eager:
             consumer.unassign()

@@ -54,6 +54,7 @@ FOREVER = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
         KafkaError.TOPIC_EXCEPTION,
     }
 )
@@ -129,6 +130,8 @@ def not_found(topic: str) -> TopicNotFoundError:
 
 def broken(error: Exception, topic: str) -> BrokerError:
     """The error of a subscription that receives nothing more."""
+    if isinstance(error, BrokerError):
+        return error
     if not isinstance(error, KafkaException):
         return BrokerConnectionError(f"the subscription to {topic!r} ended: {error!r}")
     reason = error.args[0]

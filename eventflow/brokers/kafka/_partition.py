@@ -5,22 +5,25 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from confluent_kafka import TopicPartition
 
-from eventflow.brokers.kafka._progress import NOTHING, Note, Progress, done_beyond, to_text
-from eventflow.brokers.kafka._wire import message_of, native
-from eventflow.messaging import Delivery, SettlementState
+from eventflow.brokers.kafka._delivery import KafkaDelivery
+from eventflow.brokers.kafka._outcome import CONFIRMED, Outcome
+from eventflow.brokers.kafka._progress import NEVER, NOTHING, Note, Progress, done_beyond, to_text
+from eventflow.brokers.kafka._record import headers_of
 
 if TYPE_CHECKING:
     from eventflow.brokers.kafka._deliveries import KafkaDeliveries
+    from eventflow.brokers.kafka._record import Record
     from eventflow.brokers.kafka._wire import RawHeaders
-    from eventflow.messaging import Message, NativeHeaders, Settler
 
-__all__ = ("Commit", "KafkaDelivery", "Part", "Partition", "Record")
+__all__ = ("CAREFUL_FOR", "FLUSH_AT", "UNCLEAN", "Commit", "Part", "Partition", "note_of")
 
-_PENDING = SettlementState.PENDING
+FLUSH_AT = 500
+"""Acks of a partition that are committed at once."""
 
 UNCLEAN = 3
 """Openings without progress after which a partition is careful: perhaps a message kills us."""
@@ -28,96 +31,22 @@ CAREFUL_FOR = 100
 """Messages that it handles then before it trusts them again."""
 
 
-class Record(Protocol):
-    """What the client library hands out, as far as it is used."""
-
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-    def __len__(self) -> int: ...
-    def value(self) -> bytes | None: ...
-    def key(self) -> bytes | None: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-
-
-class KafkaDelivery(Delivery):
-    """A record on its way to a handler.
-
-    Attributes:
-        offset: Its place in the partition.
-        partition: The partition, of the one assignment that it was fetched in.
-    """
-
-    __slots__ = ("_raw", "_time", "offset", "partition")
-
-    def __init__(
-        self,
-        message: Message,
-        raw: RawHeaders | None,
-        time: int,
-        offset: int,
-        partition: Partition,
-        settler: Settler,
-        deliveries: int,
-        failures: int,
-    ) -> None:
-        # What the base does, whose arguments by keyword would take as long as all of this.
-        self.message = self.original = message
-        self.topic = partition.topic
-        self.offset = offset
-        self.partition = partition
-        self._raw = raw
-        self._time = time
-        self._settler = settler
-        self.deliveries = deliveries
-        self.failures = failures
-        self.lane = message.key
-        self.event = None
-        self.state = _PENDING
-        self.is_confirmed = False
-        self.error = None
-        self._watcher = None
-
-    if not TYPE_CHECKING:
-
-        @property
-        def headers(self) -> NativeHeaders:
-            """All headers as they came; made when somebody asks."""
-            return native(self._raw)
-
-        @property
-        def coordinates(self) -> dict[str, int]:
-            """Partition, offset and time in milliseconds; a dict when somebody asks."""
-            return {
-                "partition": self.partition.number,
-                "offset": self.offset,
-                "timestamp": self._time,
-            }
-
-    @property
-    def member(self) -> KafkaDeliveries:
-        """Whose hands it is in."""
-        return self._settler  # type: ignore[no-any-return]
-
-    def again(self, settler: Settler, note: Note) -> KafkaDelivery:
-        """The one that comes in its place."""
-        return KafkaDelivery(
-            self.original, self._raw, self._time, self.offset, self.partition, settler, *note
-        )
-
-
 class Part(NamedTuple):
     """What one commit says of one partition.
 
     Attributes:
-        deliveries: Those that it is the end of.
+        outcomes: Of the decisions that it tells the broker.
         permits: Whether something may be handed out once it is confirmed.
+        deliveries: Of an `ExactPartition` those that are done by it, whose outputs go with it.
+        refusals: How many commits of that were known to be refused when this was made.
     """
 
     partition: Partition
     place: TopicPartition
-    deliveries: list[KafkaDelivery]
+    outcomes: list[Outcome]
     permits: bool
+    deliveries: tuple[KafkaDelivery, ...] = ()
+    refusals: int = 0
 
 
 Commit = dict[int, Part]
@@ -142,16 +71,24 @@ class Partition:
         topic: Its topic.
         number: Its number.
         term: Of the assignment that it came by.
-        settled: What was settled, is in no commit yet, and is confirmed by one.
+        outcome: Of what is settled next.
         ready: Records that were fetched and not handed out, in order.
         owner: Who has some of it in its hands: until all of that is settled nobody else gets any,
             so that the partition's order holds.
         out: How many deliveries are in the owner's hands.
+        acks: How many there were since the last commit.
         is_dirty: Whether there is something that no commit has had.
         is_ending: Whether it is being taken away: nothing more is handed out.
         is_lost: Whether it is somebody else's now.
         is_waiting: Whether it waits for the commit that permits the next message.
+        is_ladder: Whether it is a step on which messages have waited.
+        owes: Whether so much waits to be stored with a commit that nothing new is handed out.
+        kind: What its deliveries are.
     """
+
+    is_ladder = False
+    owes: bool = False
+    kind: ClassVar[type[KafkaDelivery]] = KafkaDelivery
 
     __slots__ = (
         "_again",
@@ -166,15 +103,18 @@ class Partition:
         "_opened_at",
         "_openings",
         "_position",
+        "_refused",
+        "_tell_at",
+        "acks",
         "is_dirty",
         "is_ending",
         "is_lost",
         "is_waiting",
         "number",
         "out",
+        "outcome",
         "owner",
         "ready",
-        "settled",
         "term",
         "topic",
     )
@@ -191,10 +131,12 @@ class Partition:
         self.topic = topic
         self.term = term
         self.number = number
-        self.settled: list[KafkaDelivery] = []
+        self.outcome = Outcome() if is_kept else CONFIRMED
+        self._refused: list[Outcome] = []  # of commits that were not taken
         self.ready: deque[Any] = deque()
         self.owner: object | None = None
-        self.out = 0
+        self.out = self.acks = 0
+        self._tell_at = 1
         self.is_dirty = self.is_ending = self.is_lost = False
         self._done = deque(progress.done)
         self._notes = dict(progress.notes)
@@ -274,8 +216,12 @@ class Partition:
         self.is_waiting = self.is_dirty = True
         return True
 
+    def _known(self, offset: int) -> Note:
+        """How often a message was delivered before, and failed."""
+        return self._notes.get(offset, NEVER)
+
     def _count(self, offset: int, deliveries: int) -> None:
-        note = self._notes.get(offset, Note())
+        note = self._known(offset)
         self._notes[offset] = note = note._replace(deliveries=note.deliveries + deliveries)
         if note == (0, 0):
             del self._notes[offset]
@@ -294,22 +240,52 @@ class Partition:
         self._is_open = True
         self.is_waiting = False
 
-    def take(self, taken: list[KafkaDelivery], limit: int, settler: Settler) -> tuple[int, int]:
+    def take(
+        self, taken: list[KafkaDelivery], limit: int, member: KafkaDeliveries
+    ) -> tuple[int, int]:
         """Hand out until ``taken`` has ``limit``, or fewer of a careful one.
 
         Returns:
             How many fetched records that took, and how many bytes they have.
         """
+        before = len(taken)
+        is_plain = not (
+            self._careful_for or self._again or self._done or self._notes or self.is_ladder
+        )
+        take = self._take if is_plain else self._take_each
+        used = take(taken, limit, member)
+        self.out += len(taken) - before
+        return used
+
+    def _take(
+        self, taken: list[KafkaDelivery], limit: int, member: KafkaDeliveries
+    ) -> tuple[int, int]:
+        """Hand out records of which nothing is known."""
+        ready = self.ready
+        records = [ready.popleft() for _ in range(min(limit - len(taken), len(ready)))]
+        if not records:
+            return 0, 0
+        offsets = [*map(_offset_of, records)]
+        found = self.kind.of_records(records, offsets, self, member)
+        self._held.update(zip(offsets, found, strict=True))
+        self._position = offsets[-1] + 1
+        taken += found
+        return len(records), sum(map(len, records))
+
+    def _take_each(
+        self, taken: list[KafkaDelivery], limit: int, member: KafkaDeliveries
+    ) -> tuple[int, int]:
+        """The same, one by one, where some come again, were done before, or have to be counted."""
         last: float = inf
         is_careful = self._careful_for > 0
         if is_careful and len(taken) < limit:
             # What was done is passed over; of the rest only what is permitted.
             limit, last = min(limit, len(taken) + 1), -1 if self._next is None else self._next
             self._next = self._counted = None
-        before, again, held, notes = len(taken), self._again, self._held, self._notes
+        again, held = self._again, self._held
         while again and len(taken) < limit and again[0] <= last:
             offset = heapq.heappop(again)
-            held[offset] = delivery = held[offset].again(settler, self._note(offset))
+            held[offset] = delivery = held[offset].again(member, self._note(offset))
             taken.append(delivery)
         ready, used, size, room = self.ready, 0, 0, limit - len(taken)
         while ready and room:
@@ -324,20 +300,21 @@ class Partition:
             if self._done and self._was_done(offset):
                 self.is_dirty = True
                 continue
-            raw = record.headers()
-            message = message_of(record.value(), record.key(), raw)
-            deliveries, failures = self._note(offset) if notes else (1, 0)
-            delivery = held[offset] = KafkaDelivery(
-                message, raw, record.timestamp()[1], offset, self, settler, deliveries, failures
-            )
-            taken.append(delivery)
             room -= 1
-        self.out += len(taken) - before
+            held[offset] = delivery = self._delivery(record, offset, member)
+            taken.append(delivery)
         return used, size
+
+    def _delivery(self, record: Any, offset: int, member: KafkaDeliveries) -> KafkaDelivery:
+        return self.kind(record, offset, self, member, *self._note(offset))
+
+    def headers_of(self, record: Record) -> RawHeaders | None:
+        """Its headers as they were published."""
+        return headers_of(record)
 
     def _note(self, offset: int) -> Note:
         """Counts of a message that is handed out, this time included."""
-        note = self._notes.get(offset, Note())
+        note = self._known(offset)
         return note if self._careful_for else note._replace(deliveries=note.deliveries + 1)
 
     def _was_done(self, offset: int) -> bool:
@@ -346,18 +323,34 @@ class Partition:
             done.popleft()
         return bool(done) and done[0][0] <= offset
 
-    def ack(self, delivery: KafkaDelivery) -> None:
-        """It is done."""
+    def ack(self, delivery: KafkaDelivery) -> bool:
+        """It is done.
+
+        Returns:
+            Whether that is to be told: it is the first since the last commit, or the last of many,
+            or nothing is in anybody's hands any more, or somebody has asked for it.
+        """
         del self._held[delivery.offset]
         if self._notes:
             self._notes.pop(delivery.offset, None)
         if self._careful_for:
             self._careful_for -= 1
-        self.settled.append(delivery)
-        self.is_dirty = True
-        self.out -= 1
-        if not self.out:
+        delivery._outcome = self.outcome  # pyright: ignore[reportPrivateUsage] # no call
+        if delivery._watcher is not None:  # pyright: ignore[reportPrivateUsage]
+            delivery.ends_with(self.outcome)
+        self.out = out = self.out - 1
+        self.acks = acks = self.acks + 1
+        if out and acks < self._tell_at:
+            return False
+        if not out:
             self.owner = None
+        self.is_dirty = True
+        self._tell_at = FLUSH_AT if acks < FLUSH_AT else acks + FLUSH_AT
+        return True
+
+    def tell_next(self) -> None:
+        """Have the next ack told, whichever it is."""
+        self._tell_at = 0
 
     def put_back(self, delivery: KafkaDelivery, *, failures: int | None, counts: bool) -> bool:
         """It is to be handed out again, before all that were not yet.
@@ -374,11 +367,8 @@ class Partition:
         self.out -= 1
         if not self.out:
             self.owner = None
-        note = Note(
-            (delivery.deliveries or 1) - (not counts),
-            delivery.failures if failures is None else failures,
-        )
-        if note == self._notes.get(delivery.offset, Note()):
+        note = note_of(delivery, failures=failures, counts=counts)
+        if note == self._known(delivery.offset):
             return False
         self._notes[delivery.offset] = note
         self.is_dirty = True
@@ -414,21 +404,46 @@ class Partition:
             # What was done before, and was not fetched again yet, is done still.
             before = ((max(start, end), last) for start, last in self._done if last > end)
             done = (*done_beyond(first, held, end), *before)
-            text = to_text(Progress(self._openings, self._notes, done), first)
-        settled, self.settled, self.is_dirty = self.settled, [], False
+            text = self._text(Progress(self._openings, self._notes, done), first)
+        outcomes = [*self._refused, self.outcome]
+        self._refused, self.outcome, self.is_dirty = [], Outcome(), False
+        self.acks, self._tell_at = 0, 1
         place = TopicPartition(self.topic, self.number, first, metadata=text)
-        return Part(self, place, settled, self.is_waiting)
+        return Part(self, place, outcomes, self.is_waiting)
+
+    def _text(self, progress: Progress, first: int) -> str:
+        """The metadata of a commit."""
+        return to_text(progress, first)
+
+    def took(self, part: Part) -> None:
+        """A commit was taken."""
+        for outcome in part.outcomes:
+            outcome.confirm()
+        if part.permits:
+            self.permit()
 
     def take_back(self, part: Part) -> None:
         """A commit was not taken: what was settled in it is for the next one."""
-        self.settled[:0] = part.deliveries
+        self._refused += part.outcomes
         self.is_dirty = True
 
     def lose(self) -> list[KafkaDelivery]:
         """It is somebody else's now; returns what was in somebody's hands."""
         self.is_lost = True
         given_up = self.in_hands
-        for delivery in (*self.settled, *given_up):
+        for delivery in given_up:
             delivery.lost()
-        self.settled = []
+        for outcome in (*self._refused, self.outcome):
+            outcome.lose()
         return given_up
+
+
+_offset_of = methodcaller("offset")
+
+
+def note_of(delivery: KafkaDelivery, *, failures: int | None, counts: bool) -> Note:
+    """What is known of a message that comes again; see `Partition.put_back`."""
+    return Note(
+        (delivery.deliveries or 1) - (not counts),
+        delivery.failures if failures is None else failures,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from eventflow.brokers.kafka._errors import is_distrust
 from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
     from confluent_kafka import Producer
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.messaging import Message
 
-__all__ = ("UNKNOWN", "Call", "ProducerThread", "Trust")
+    Step = tuple[str, int]
+    Extra = tuple[bytes | None, Headers, Step | None]
+
+__all__ = ("Call", "ProducerThread", "Trust")
 
 POLL_S = 0.1
 FLUSH_S = 2.0
@@ -28,7 +31,6 @@ FLUSH_S = 2.0
 PURGE_S = 1.0
 SWEEP_S = 0.5
 """Seconds between two looks for calls whose time is over; the library looks once per second."""
-UNKNOWN = object()
 END_S = FLUSH_S + PURGE_S + 1.0
 
 
@@ -36,49 +38,78 @@ class Call:
     """One call of ``publish``: what was sent, and what became of it.
 
     Attributes:
+        topic: Where it goes.
+        messages: What goes there.
         until: Loop time by which it has to end.
-        ended: Done when the fate of every message is known, or time is over.
-        verdicts: What became of each: ``None`` is stored, `UNKNOWN` may be.
+        verdicts: What became of those that were heard of, by their places, where not all were
+            stored: ``None`` is stored. Any other may be.
         sent: How many were handed to the library.
         has_failed: Whether any was not stored, or may not be.
+        ended: Done at its end.
     """
 
-    __slots__ = ("_left", "ended", "has_failed", "messages", "sent", "topic", "until", "verdicts")
+    __slots__ = (
+        "_left",
+        "_thread",
+        "ended",
+        "has_failed",
+        "messages",
+        "sent",
+        "topic",
+        "until",
+        "verdicts",
+    )
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        topic: str,
-        messages: Sequence[Message],
-        *,
-        until: float,
+        self, thread: ProducerThread, topic: str, messages: Sequence[Message], until: float
     ) -> None:
+        self._thread = thread
         self.topic = topic
         self.messages = messages
         self.until = until
-        self.verdicts: list[KafkaError | object | None] = [UNKNOWN] * len(messages)
+        self.verdicts: dict[int, KafkaError | None] = {}
         self.sent = 0
-        self.has_failed = False
-        self.ended: asyncio.Future[None] = loop.create_future()
         self._left = len(messages)
+        self.has_failed = False
+        self.ended: asyncio.Future[None] = asyncio.Future(loop=thread.loop)
 
-    def reported(self, at: int, error: KafkaError | None) -> bool:
-        """What became of one of them is known. Whether that was the last."""
+    # In the library's thread
+
+    def heard(self, error: KafkaError | None, _: object) -> None:
+        """The library's callback, for the only message."""
+        if error is not None:
+            self.verdicts[0] = error
+            self.has_failed = True
+        self._thread.outbox.append(self)
+
+    def heard_of(self, at: int, error: KafkaError | None, _: object) -> None:
+        """The same for one of several."""
         self.verdicts[at] = error
         if error is not None:
             self.has_failed = True
         self._left -= 1
-        if self._left:
-            return False
-        if not self.ended.done():
-            self.ended.set_result(None)
-        return True
+        if not self._left:
+            self._thread.outbox.append(self)
 
-    def expire(self) -> None:
-        """Nothing more will be heard, or not in time."""
-        self.has_failed = True
-        if not self.ended.done():
-            self.ended.set_result(None)
+    # On the event loop
+
+    def end(self) -> None:
+        """All is known that will be: go on with whoever waits.
+
+        At once: the future alone would have the event loop make a handle for each, and the loop is
+        told of many ends together.
+        """
+        ended = self.ended
+        if ended.done():  # whoever waited was cancelled
+            return
+        waiting: Any = ended._callbacks or ()
+        if len(waiting) != 1:  # nobody waits yet, or somebody looks on
+            ended.set_result(None)
+            return
+        waiter, context = waiting[0]
+        ended.remove_done_callback(waiter)
+        ended.set_result(None)
+        context.run(waiter, ended)
 
 
 class Trust:
@@ -115,17 +146,19 @@ class ProducerThread:
     """Sends records, and tells the event loop of their end, many at a time.
 
     Attributes:
+        loop: The event loop.
+        outbox: Calls that the thread has heard the end of and not told yet.
         room: Those who wait for the library's queue to have room.
-        is_broken: Whether the library has given up for good; another one is needed.
+        is_sound: Whether the library has not given up for good; else another one is needed.
         trust: What its client has heard.
     """
 
     def __init__(self, client: Producer, trust: Trust, loop: asyncio.AbstractEventLoop) -> None:
         self.room = Waiters()
-        self.is_broken = False
+        self.is_sound = True
         self.trust = trust
-        self._loop = loop
-        self._outbox: list[tuple[Call, int, KafkaError | None]] = []
+        self.loop = loop
+        self.outbox: list[Call] = []
         self._is_ending = False
         self._abandoning: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] = loop.create_future()
@@ -137,41 +170,51 @@ class ProducerThread:
 
     # On the event loop
 
-    def send(
-        self,
-        call: Call,
-        value: bytes,
-        key: bytes | None,
-        headers: Headers,
-    ) -> None:
-        """Hand the next record of a call to the library.
+    def send(self, call: Call, extras: Sequence[Extra]) -> None:
+        """Hand the rest of a call's records to the library.
+
+        Args:
+            call: The call.
+            extras: Of each of its messages the key, the headers, and where it waits, if it does:
+                the topic and partition that it goes to instead.
 
         Raises:
-            BufferError: It has no room.
-            KafkaException: It refuses the record.
+            BufferError: It has no room for the next one.
+            KafkaException: It refuses the next one.
+            RuntimeError: It is closed.
         """
-        heard = partial(self._heard, call, call.sent)
+        produce, messages = self._producer.produce, call.messages
+        self._calls[call] = None
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         try:
-            self._producer.produce(call.topic, value, key, headers=headers, on_delivery=heard)
-        except KafkaException as exc:
-            if exc.args[0].code() == KafkaError._FATAL:
-                self.is_broken = True
+            heard: Callable[[KafkaError | None, object], None] = call.heard
+            at = call.sent
+            for key, headers, step in extras if not at else extras[at:]:
+                value = messages[at].payload
+                if len(messages) > 1:
+                    heard = partial(call.heard_of, at)
+                if step is None:
+                    produce(call.topic, value, key, headers=headers, on_delivery=heard)
+                else:
+                    produce(step[0], value, key, step[1], headers=headers, on_delivery=heard)
+                call.sent = at = at + 1
+        except Exception as exc:
+            if not call.sent:
+                del self._calls[call]  # nothing is on its way
+            if isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL:
+                self.is_sound = False
             raise
-        call.sent += 1
-        if call.sent == 1:
-            self._calls[call] = None
-            if self._sweeper is None:
-                self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         """End the calls whose time is over."""
-        self._sweeper = None
-        now = self._loop.time()
+        now, late = self.loop.time(), list[Call]()
         while self._calls and (oldest := next(iter(self._calls))).until <= now:
             del self._calls[oldest]
-            oldest.expire()
-        if self._calls:
-            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+            late.append(oldest)
+        # Before anybody goes on, who may begin another one.
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep) if self._calls else None
+        self._expire(late)
 
     def look(self, topic: str | None, within: float) -> Any:
         """The cluster's metadata; blocks. Called in a thread.
@@ -199,13 +242,10 @@ class ProducerThread:
         """
         if not (self._is_ending or self._over.done()):
             self._is_ending = True
-            self._abandoning = self._loop.call_later(END_S, self._ended)
+            self._abandoning = self.loop.call_later(END_S, self._ended)
         return self._over
 
     # In the thread
-
-    def _heard(self, call: Call, at: int, error: KafkaError | None, _: object) -> None:
-        self._outbox.append((call, at, error))
 
     def _run(self) -> None:
         producer, patience = self._producer, FLUSH_S
@@ -229,29 +269,47 @@ class ProducerThread:
             self._tell(self._ended)
 
     def _hand_over(self) -> None:
-        if self._outbox:
-            heard, self._outbox = self._outbox, []
+        if self.outbox:
+            heard, self.outbox = self.outbox, []
+            heard.reverse()
             self._tell(self._report, heard)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(function, *args)
+            self.loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # the loop was closed: nobody is left to be told
             self._is_ending = True
 
     # On the event loop again
 
     def _give_up(self) -> None:
-        self.is_broken = True
+        self.is_sound = False
 
-    def _report(self, heard: list[tuple[Call, int, KafkaError | None]]) -> None:
-        for call, at, error in heard:
-            if call.reported(at, error):
-                self._calls.pop(call, None)
-            if error is not None and error.fatal():
-                self.is_broken = True
+    def _report(self, heard: list[Call]) -> None:
+        """End calls, from the end of the list, each forgotten before the next begins.
+
+        Whoever is woken may begin another one at once; a collector has fewer to visit.
+        """
+        calls = self._calls
+        try:
+            while heard:
+                call = heard.pop()
+                calls.pop(call, None)
+                if call.has_failed and any(e and e.fatal() for e in call.verdicts.values()):
+                    self.is_sound = False
+                call.end()
+        except BaseException:  # of a task that ends the program: others have their ends yet
+            self.loop.call_soon(self._report, heard)
+            raise
         if self.room:
             self.room.wake_all()
+
+    def _expire(self, calls: list[Call]) -> None:
+        """Of these nothing more will be heard, or not in time."""
+        for call in calls:
+            call.has_failed = True
+        calls.reverse()
+        self._report(calls)
 
     def _ended(self) -> None:
         """It is closed, or was abandoned: what it has not told it will not tell."""
@@ -259,9 +317,8 @@ class ProducerThread:
             if timer is not None:
                 timer.cancel()
         self._sweeper = None
-        calls, self._calls = self._calls, {}
-        for call in calls:
-            call.expire()
         if not self._over.done():
             self._over.set_result(None)
         self.room.wake_all()
+        calls, self._calls = [*self._calls], {}
+        self._expire(calls)

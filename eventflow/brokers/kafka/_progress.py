@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = (
+    "MAX_COUNT",
     "MAX_TEXT",
+    "NEVER",
     "NOTHING",
     "Note",
     "Progress",
@@ -46,6 +48,10 @@ class Note(NamedTuple):
 
     deliveries: int = 0
     failures: int = 0
+
+
+NEVER = Note()
+"""Of a message that was not delivered yet."""
 
 
 class Progress(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from eventflow.messaging import Dsn
 
-__all__ = ("ClientLog", "Settings", "check_hosts", "check_topic", "from_dsn")
+__all__ = ("HEADROOM", "ClientLog", "Settings", "check_hosts", "check_topic", "from_dsn")
 
 DEFAULT_PORT = 9092
 MAX_TOPIC = 249
@@ -38,6 +39,8 @@ DEADLINE_SHARE = 0.9
 """Of the publisher's deadline: the library looks once per second which records are too late."""
 MAX_QUEUED = 100_000
 """Records that wait to be sent; then publishers wait."""
+TRANSACTION_MS = 10_000
+"""After that the cluster aborts a transaction that a process has left open."""
 HEADROOM = 48_588
 """What a record may have beside its payload, within Kafka's default of 1,048,588 bytes a batch."""
 
@@ -69,7 +72,8 @@ OURS = {
     "sasl.username": "say sasl=Sasl(…)",
     "security.protocol": "say tls= and sasl=",
     "session.timeout.ms": "say session_timeout=",
-    "transactional.id": "transactions are not there yet",
+    "transaction.timeout.ms": "what a killed process began holds up readers for 10 s",
+    "transactional.id": "say subscriber(group=…, transactional=True)",
 }
 """Properties of the client library that may not be set, and why."""
 
@@ -143,6 +147,7 @@ class Settings(NamedTuple):
     max_payload_bytes: int = 1_000_000
     assignor: str = "cooperative-sticky"
     partitioner: str = "murmur2"
+    delays: bool = False
     tls: bool | Tls | None = None
     sasl: Sasl | OAuthBearer | None = None
     properties: Mapping[str, str | int | float | bool] = {}
@@ -179,6 +184,7 @@ class Settings(NamedTuple):
         check_whole("max_payload_bytes", settings.max_payload_bytes)
         _one_of("assignor", settings.assignor, ASSIGNORS)
         _one_of("partitioner", settings.partitioner, tuple(PARTITIONERS))
+        _one_of("delays", settings.delays, (False, True))
         check_security(settings.hosts, settings.tls, settings.sasl)
         return settings._replace(properties=_properties(settings.properties))
 
@@ -208,6 +214,19 @@ class Settings(NamedTuple):
             "message.timeout.ms": round(self.publish_timeout * 1_000 * DEADLINE_SHARE),
             "message.max.bytes": self.max_payload_bytes + HEADROOM,
             "partitioner": PARTITIONERS[self.partitioner],
+        }
+
+    def transactional_producer(self, group: str) -> dict[str, Any]:
+        """The configuration of a producer that commits for one consumer of a group."""
+        return {
+            # After one transaction the cluster needs milliseconds until it takes the next one.
+            "retry.backoff.ms": 5,
+            "topic.metadata.propagation.max.ms": 2_000,  # publishers have looked it up before
+            **self.producer(),
+            "message.timeout.ms": TRANSACTION_MS - 1_000,
+            "transaction.timeout.ms": TRANSACTION_MS,
+            # Another one each time: the group's word on the consumer fences, not this name.
+            "transactional.id": f"eventflow-{group}-{uuid.uuid4().hex}",
         }
 
     def consumer(self, group: str) -> dict[str, Any]:
@@ -263,10 +282,10 @@ def _has_port(host: str) -> bool:
     return ":" in host.rpartition("]")[2]
 
 
-def _one_of(option: str, value: object, choices: tuple[str, ...]) -> None:
+def _one_of(option: str, value: object, choices: tuple[str | bool, ...]) -> None:
     if value not in choices:
         raise InvalidOptionError(
-            f"{option} is one of {', '.join(choices)}, not {value!r}", option=option
+            f"{option} is one of {', '.join(map(str, choices))}, not {value!r}", option=option
         )
 
 
@@ -305,6 +324,7 @@ _SWITCH = {"true": True, "false": False}
 _WORDS = {
     "sasl": MECHANISMS,
     "tls": tuple(_SWITCH),
+    "delays": tuple(_SWITCH),
     "assignor": ASSIGNORS,
     "partitioner": tuple(PARTITIONERS),
 }
@@ -328,6 +348,8 @@ def from_dsn(dsn: Dsn, given: Mapping[str, Any]) -> Settings | InvalidDsnError |
             options[name] = _NUMBERS[name](text)
         elif name in _FILES or name in {"sasl", "tls"}:
             pass
+        elif name == "delays":
+            options[name] = _SWITCH[text]
         elif name in _WORDS:
             options[name] = text
         else:

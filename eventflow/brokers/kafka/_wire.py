@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventflow.errors import InvalidMessageError
-from eventflow.messaging import Message
+from eventflow.messaging.message import received
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventflow.messaging import NativeHeaders
+    from eventflow.messaging import Message, NativeHeaders
 
     RawHeaders = Sequence[tuple[str, bytes | None]]
     Headers = list[tuple[str, str | bytes | None]]
@@ -33,30 +33,47 @@ def headers_of(message: Message) -> tuple[Headers, int]:
     """The headers of a message's record, and how many bytes they take.
 
     Raises:
-        InvalidMessageError: Its metadata or headers use the name that the id goes under.
+        InvalidMessageError: Its metadata or headers use the name that the id goes under, or one
+            with a NUL, where the client library would cut it.
     """
-    headers: Headers = []
+    metadata, texts = message.metadata, message.id
+    headers: Headers = [(ID, texts)]
+    for pair in metadata.items():
+        headers.append(pair)
+        name, text = pair
+        texts += name
+        texts += text
+    if texts.isascii() and "\0" not in texts and not message.headers and ID not in metadata:
+        # The library takes texts sooner than bytes, and cuts those off at a NUL.
+        return headers, len(texts) + len(ID) + PER_HEADER * len(headers)
+    headers = []
     size = 0
+    has_nul = False
     if message.headers:
+        has_nul = any("\0" in name for name, _ in message.headers)
         headers += message.headers
         size = sum(len(name.encode()) + len(value) + PER_HEADER for name, value in message.headers)
     value = message.id.encode()
     headers.append((ID, value))
     size += len(value) + len(ID) + PER_HEADER
-    for name, text in message.metadata.items():
+    for name, text in metadata.items():
         value = text.encode()
         headers.append((name, value))
+        if "\0" in name:
+            has_nul = True
         size += len(value) + (len(name) if name.isascii() else len(name.encode())) + PER_HEADER
-    if ID in message.metadata or (message.headers and any(n == ID for n, _ in message.headers)):
+    if ID in metadata or (message.headers and any(n == ID for n, _ in message.headers)):
         raise InvalidMessageError(
             f"{ID!r} is the name that the id of a message goes under; it can't be in its metadata"
         )
+    if has_nul:
+        raise InvalidMessageError("the name of a header in Kafka has no NUL: it would be cut there")
     return headers, size
 
 
-def key_bytes(key: str | None) -> bytes | None:
+def key_bytes(key: str) -> bytes:
     """The key of a record."""
-    return None if key is None else key.encode(errors="surrogateescape")
+    return key.encode(errors="surrogateescape")
 
 
 def message_of(value: bytes | None, key: bytes | None, headers: RawHeaders | None) -> Message:
@@ -67,17 +84,15 @@ def message_of(value: bytes | None, key: bytes | None, headers: RawHeaders | Non
     if headers:
         try:
             for name, raw in headers:
-                if name == ID:
-                    message_id = raw.decode() if raw is not None else ""
-                elif name in metadata or raw is None:
-                    raise ValueError
-                else:
-                    metadata[name] = raw.decode()
-        except ValueError:
+                metadata[name] = raw.decode()  # type: ignore[union-attr]
+            if len(metadata) != len(headers):
+                raise ValueError
+            message_id = metadata.pop(ID, "")
+        except (ValueError, AttributeError):  # no text, no value, or a name that comes twice
             message_id, metadata, rest = _sorted_out(headers)
     # A key that is no text comes with surrogates for its bytes, and is written back as it was.
     text = None if key is None else key.decode(errors="surrogateescape")
-    return Message.received(message_id, value or b"", metadata, key=text, headers=rest)
+    return received(message_id, value or b"", metadata, text, rest)
 
 
 def _sorted_out(headers: RawHeaders) -> tuple[str, dict[str, str], NativeHeaders]:

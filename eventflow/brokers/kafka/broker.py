@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from eventflow.brokers.kafka._admin import create_topics, lag_of
+from eventflow.brokers.kafka._admin import create_topics, lag_of, record_limit
 from eventflow.brokers.kafka._calls import SLICE_S, in_thread
 from eventflow.brokers.kafka._errors import (
     NOT_FOUND,
@@ -20,22 +21,25 @@ from eventflow.brokers.kafka._errors import (
     not_made,
     unreachable,
 )
+from eventflow.brokers.kafka._forwarder import Forwarder
+from eventflow.brokers.kafka._ladder import DELAYS, STEPS, is_ladder
 from eventflow.brokers.kafka._producer import ProducerThread, Trust
-from eventflow.brokers.kafka._settings import Settings, check_topic, from_dsn
+from eventflow.brokers.kafka._settings import HEADROOM, Settings, check_topic, from_dsn
 from eventflow.brokers.kafka.publisher import KafkaPublisher
 from eventflow.brokers.kafka.subscriber import KafkaSubscriber
 from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,
     BrokerError,
+    ConfigurationError,
     InvalidOptionError,
     TopicNotFoundError,
 )
 from eventflow.lifecycle.options import check_whole
-from eventflow.messaging import Broker, Features, check_group
+from eventflow.messaging import Broadcast, Broker, Features, check_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from eventflow.brokers.kafka._feed import Feed
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ("KafkaBroker",)
 
+KEPT = {"retention.ms": str(7 * 86_400_000), "cleanup.policy": "delete"}
+"""Of topics where messages wait, a day at most on one step."""
 TOKEN_S = 15.0
 LAG_S = 2.0
 """Seconds of one attempt at a lag, which has to connect first."""
@@ -70,6 +76,9 @@ class KafkaBroker(Broker):
             share a group with Watermill) or ``"roundrobin"``.
         partitioner: Which partition a key belongs to: ``"murmur2"``, as Java clients have it,
             ``"fnv1a"``, as Watermill and Sarama have it, or ``"crc32"``, as librdkafka has it.
+        delays: Whether messages can be published with a delay, and tried again after one. They
+            wait in topics of their own, and what is due is handed on by one of the processes
+            whose brokers have this set.
         tls: ``True``, or a `Tls` that says whom to trust and who we are.
         sasl: Who logs in: a `Sasl` with user and password, or an `OAuthBearer`.
         properties: Other properties of librdkafka, by name.
@@ -84,10 +93,14 @@ class KafkaBroker(Broker):
 
     Attributes:
         is_open: Whether it is entered.
-        topics: Topics that are known to exist.
+        topics: Topics that are known to exist, and can be published to.
+        has_delays: Whether there is a topic where delayed messages can wait, as far as is known.
+        loop: The event loop that it was entered in.
     """
 
-    is_open = False
+    loop: asyncio.AbstractEventLoop
+
+    is_open = has_delays = False
     _settings = Settings(())  # of one that could not be made
 
     def __init__(self, hosts: str, **options: Any) -> None:
@@ -108,6 +121,8 @@ class KafkaBroker(Broker):
             partitions=True,
             persistent=True,
             old_messages=True,
+            nack_delay=settings.delays,
+            publish_delay=settings.delays,
             recorded_failures=True,
             delivery_count=True,
             headers=True,
@@ -115,8 +130,9 @@ class KafkaBroker(Broker):
             max_payload_bytes=self._settings.max_payload_bytes,
         )
         self.topics: set[str] = set()
-        self.feeds: dict[tuple[str, str], Feed] = {}
+        self.feeds: dict[tuple[str, ...], Feed] = {}
         self._ending: set[asyncio.Future[None]] = set()
+        self._forwarder: Forwarder | None = None
         self._producer: ProducerThread | None = None
         self._is_entering = False
         self._renewing = asyncio.Lock()
@@ -170,6 +186,7 @@ class KafkaBroker(Broker):
         if self._producer is not None or self._is_entering:
             raise BrokerError(f"{self!r} is open already")
         self._is_entering = True
+        self.loop = asyncio.get_running_loop()
         try:
             await self._ends()
             producer = self._producer = await self._new_producer()
@@ -183,6 +200,8 @@ class KafkaBroker(Broker):
             self._is_entering = False
         self._settings.warn()
         self.is_open = True
+        if self._settings.delays:
+            self._forwarder = Forwarder(self)
         return self
 
     async def _new_producer(self) -> ProducerThread:
@@ -218,13 +237,22 @@ class KafkaBroker(Broker):
 
         Bounded: after 2 s the publishes that were not confirmed are refused.
         """
-        self.is_open = False
+        self.is_open = self.has_delays = False
         self.topics.clear()
-        while self.feeds:
-            self.ends(self.feeds.popitem()[1].end())
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            self.ends(producer.end())
+        forwarder, self._forwarder = self._forwarder, None
+        if forwarder is not None:
+            self.ends(forwarder.end())
+        feeds, self.feeds = [*self.feeds.values()], {}
+        is_postponing = any(feed.is_postponing for feed in feeds)
+        for feed in feeds:
+            self.ends(feed.end())
+        try:
+            if is_postponing:
+                await self._ends()  # what was put off a moment ago is stored yet
+        finally:
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                self.ends(producer.end())
         await self._ends()
 
     # For what was made of it
@@ -233,6 +261,17 @@ class KafkaBroker(Broker):
         """Raise unless it is entered."""
         if not self.is_open:
             raise BrokerClosedError(f"{self!r} is not open: use it inside `async with broker:`")
+
+    def sound_producer(self) -> ProducerThread | None:
+        """The producer; ``None`` where it has given up, or the broker is closed."""
+        producer = self._producer
+        return producer if self.is_open and producer is not None and producer.is_sound else None
+
+    @property
+    def last_producer(self) -> ProducerThread | None:
+        """The same, also while the broker is being closed."""
+        producer = self._producer
+        return producer if producer is not None and producer.is_sound else None
 
     async def producer(self) -> ProducerThread:
         """The producer; another one where the last one has given up.
@@ -243,7 +282,7 @@ class KafkaBroker(Broker):
         self.check_open()
         producer = self._producer
         assert producer is not None
-        if not producer.is_broken:
+        if producer.is_sound:
             return producer
         async with self._renewing:
             await self._renew(producer)
@@ -282,8 +321,31 @@ class KafkaBroker(Broker):
                 raise not_found(topic)
             raise BrokerError(f"topic {topic!r} can't be used: {code_name(found.error)}")
         self.check_open()
-        self.topics.add(topic)
+        if topic != DELAYS:
+            self.topics.add(topic)
+        elif self._forwarder is not None:
+            self.has_delays = len(found.partitions) >= STEPS
+            self._forwarder.look()
         return len(found.partitions)
+
+    async def check_limit(self, topic: str) -> None:
+        """Make sure that a topic takes messages as large as ours may be, as far as we may know.
+
+        Raises:
+            ConfigurationError: It does not.
+            BrokerConnectionError: The cluster did not say.
+        """
+        settings, longest = self._settings, self._settings.connect_timeout
+        limit = await self._ask(
+            lambda seconds: record_limit(settings, topic, within=seconds), longest, longest
+        )
+        least = settings.max_payload_bytes + HEADROOM
+        if limit is not None and limit < least:
+            raise ConfigurationError(
+                f"topic {topic!r} takes {limit:,} bytes a record, and a message can have {least:,} "
+                f"here: raise its max.message.bytes, or say max_payload_bytes="
+                f"{max(limit - HEADROOM, 1)}"
+            )
 
     async def _look(self, producer: ProducerThread, topic: str | None, within: float) -> Any:
         try:
@@ -322,6 +384,10 @@ class KafkaBroker(Broker):
     ) -> None:
         """Create the topics that there are not yet; those that there are stay as they are.
 
+        With ``delays=True`` that is also ``eventflow.delays``. It, and what ends in ``.retries``,
+        gets as many partitions as there are steps to wait on, 16, and keeps records for a week,
+        whatever the arguments say.
+
         Args:
             topics: Their names.
             partitions: How many each gets, 1 or more; -1 for the cluster's default.
@@ -337,8 +403,6 @@ class KafkaBroker(Broker):
         self.check_open()
         for topic in topics:
             check_topic(topic)
-        if not topics:
-            return
         for option, number in (
             ("partitions", partitions),
             ("replication_factor", replication_factor),
@@ -346,20 +410,22 @@ class KafkaBroker(Broker):
             if number != -1:
                 check_whole(option, number)
         settings, longest = self._settings, self._settings.connect_timeout
+        wanted = dict.fromkeys(topics, (partitions, properties))
+        if settings.delays:
+            wanted[DELAYS] = (partitions, properties)
+            for topic in filter(is_ladder, wanted):
+                wanted[topic] = STEPS, {**properties, **KEPT}
+        if not wanted:
+            return
         await self._ask(
             lambda seconds: create_topics(
-                settings,
-                topics,
-                partitions=partitions,
-                replication_factor=replication_factor,
-                properties=properties,
-                within=seconds,
+                settings, wanted, replication_factor=replication_factor, within=seconds
             ),
             longest,
             longest,
         )
         # Others than the one who made it may not know it yet.
-        for topic in topics:
+        for topic in wanted:
             await self._is_there(topic)
 
     async def _is_there(self, topic: str) -> None:
@@ -388,7 +454,19 @@ class KafkaBroker(Broker):
             raise unreachable(settings.hosts, within, error, is_secured=is_secured)
         if is_distrust(error):
             raise distrust(settings.hosts, error)
-        raise BrokerError(f"Kafka refuses it: {code_name(error)}")
+        about = f": {error.str()}" if error.code() == KafkaError.TOPIC_EXCEPTION else ""
+        raise BrokerError(f"Kafka refuses it: {code_name(error)}{about}")
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with what its subscriptions share; empty if nothing is."""
+        return "" if self._forwarder is None else self._forwarder.problem
+
+    def leave(self, feeds: Iterable[Feed]) -> list[asyncio.Future[None]]:
+        """End the feeds that nobody receives from any more; returns their ends."""
+        left = [feed for feed in feeds if not feed.members]
+        self.feeds = {place: feed for place, feed in self.feeds.items() if feed not in left}
+        return [self.ends(feed.end()) for feed in left]
 
     def ends(self, ending: asyncio.Future[None]) -> asyncio.Future[None]:
         """Have leaving the broker wait for the end of something."""
@@ -408,10 +486,34 @@ class KafkaBroker(Broker):
         """A publisher; all share one connection."""
         return KafkaPublisher(self, self._features, timeout=self._settings.publish_timeout)
 
-    def subscriber(self, *, group: Group) -> KafkaSubscriber:
+    def subscriber(self, *, group: Group, transactional: bool = False) -> KafkaSubscriber:
         """A member of a consumer group.
 
+        Args:
+            group: The group, or ``Broadcast()``.
+            transactional: Whether what handlers publish through `KafkaSubscriber.publisher`,
+                their dead letters and the group's offsets are committed together, so that readers
+                of committed records see the outputs of each message once. What a handler does
+                elsewhere stays at least once.
+
         Raises:
-            InvalidOptionError: The group is empty.
+            InvalidOptionError: The group is empty; or a transactional one is a ``Broadcast()``,
+                which has no offsets, or is to read what was never committed.
         """
-        return KafkaSubscriber(self, self._features, group=check_group(group))
+        group = check_group(group)
+        if not transactional:
+            return KafkaSubscriber(self, self._features, group=group)
+        if isinstance(group, Broadcast):
+            raise InvalidOptionError(
+                "a Broadcast() keeps no place, so that there is nothing to commit together with "
+                "what is published: transactional=True needs a group with a name",
+                option="transactional",
+            )
+        level = self._settings.properties.get("isolation.level", "read_committed")
+        if level != "read_committed":
+            raise InvalidOptionError(
+                "transactional=True needs isolation.level=read_committed, as it is by default: "
+                "else a group could go on from a place that is never committed",
+                option="transactional",
+            )
+        return KafkaSubscriber(self, replace(self._features, transactional=True), group=group)

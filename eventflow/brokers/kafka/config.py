@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
+from eventflow.brokers._environment import EnvironmentConfig, TlsConfig, tls_of
 from eventflow.brokers.kafka._settings import check_hosts
 from eventflow.brokers.kafka.broker import KafkaBroker
-from eventflow.brokers.kafka.security import Sasl, Tls
-from eventflow.errors import InvalidOptionError
+from eventflow.brokers.kafka.security import Sasl
 
 if TYPE_CHECKING:
     from eventflow.brokers.kafka.security import OAuthBearer
@@ -27,20 +25,9 @@ DIRECT = (
     "max_payload_bytes",
     "assignor",
     "partitioner",
+    "delays",
 )
 """Options that go to the broker as they are."""
-
-
-class TlsConfig(BaseModel):
-    """See `Tls`; ``enabled=True`` alone trusts what the machine trusts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    enabled: bool = True
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
-    key_password: SecretStr | None = None
 
 
 class SaslConfig(BaseModel):
@@ -53,7 +40,7 @@ class SaslConfig(BaseModel):
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
 
 
-class KafkaConfig(BaseSettings):
+class KafkaConfig(EnvironmentConfig):
     """Settings of a `KafkaBroker` as a pydantic-settings model.
 
     Variables begin with ``EVENTFLOW_KAFKA_``; those inside others have two underscores between:
@@ -74,6 +61,7 @@ class KafkaConfig(BaseSettings):
         max_payload_bytes: As for `KafkaBroker`.
         assignor: As for `KafkaBroker`.
         partitioner: As for `KafkaBroker`.
+        delays: As for `KafkaBroker`.
         properties: Properties of librdkafka, by name.
 
     Raises:
@@ -86,13 +74,9 @@ class KafkaConfig(BaseSettings):
             orders = broker.subscriber(group=config.group)
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="EVENTFLOW_KAFKA_",
-        env_nested_delimiter="__",
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="EVENTFLOW_KAFKA_")
+
+    server: ClassVar[str] = "a Kafka"
 
     hosts: str
     group: str = ""
@@ -105,25 +89,20 @@ class KafkaConfig(BaseSettings):
     max_payload_bytes: int | None = None
     assignor: str | None = None
     partitioner: str | None = None
+    delays: bool | None = None
     properties: dict[str, str | int | float | bool] = Field(default={}, repr=False)
 
-    def __init__(self, **given: Any) -> None:
-        problem = _unknown(type(self))
-        if not problem:
-            try:
-                super().__init__(**given)
-            except (ValidationError, SettingsError) as exc:
-                problem = _told(exc)
-        given.clear()  # tracebacks may show local variables
-        if not problem:
-            try:
-                check_hosts(self.hosts)
-            except InvalidOptionError as exc:
-                problem = str(exc), "hosts"
-                object.__setattr__(self, "hosts", "")  # half of a login may stand there
-        if problem:
-            # Outside of the block: pydantic's own has what was given.
-            raise InvalidOptionError(problem[0], option=problem[1])
+    if TYPE_CHECKING:
+        # Type checkers would make one with an argument for each field.
+        def __init__(self, **given: Any) -> None: ...
+
+    def check(self) -> None:
+        """Refuse hosts that are none.
+
+        Raises:
+            InvalidOptionError: They are none.
+        """
+        check_hosts(self.hosts)
 
     def broker(self, *, sasl: OAuthBearer | None = None) -> KafkaBroker:
         """Return the broker that it says.
@@ -139,50 +118,11 @@ class KafkaConfig(BaseSettings):
         }
         return KafkaBroker(
             self.hosts,
-            tls=_tls(self.tls),
+            tls=tls_of(self.tls),
             sasl=sasl or _sasl(self.sasl),
             properties=self.properties,
             **options,
         )
-
-
-def _unknown(config: type[KafkaConfig]) -> tuple[str, str] | tuple[()]:
-    """What is wrong with the names of the environment's variables."""
-    prefix = str(config.model_config.get("env_prefix", "")).lower()
-    if not prefix:
-        return ()
-    for variable in os.environ:
-        name = variable.lower()
-        field = name.removeprefix(prefix).partition("__")[0]
-        if name.startswith(prefix) and field not in config.model_fields:
-            return f"the environment has {variable}, and a Kafka has no setting {field!r}", field
-    return ()
-
-
-def _told(error: ValidationError | SettingsError) -> tuple[str, str]:
-    """What pydantic says, without what was given."""
-    if isinstance(error, SettingsError):
-        return "one of the settings of a Kafka is not the JSON that it should be", "settings"
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where} in the settings of a Kafka: {first['msg']}", where
-
-
-def _tls(told: TlsConfig | None) -> bool | Tls | None:
-    if told is None:
-        return None
-    secret = told.key_password
-    files = (told.ca_file, told.certificate_file, told.key_file, secret)
-    if not told.enabled:
-        if any(file is not None for file in files):
-            raise InvalidOptionError("TLS has files, and is not enabled", option="tls")
-        return False
-    return Tls(
-        ca_file=told.ca_file,
-        certificate_file=told.certificate_file,
-        key_file=told.key_file,
-        key_password=None if secret is None else secret.get_secret_value(),
-    )
 
 
 def _sasl(told: SaslConfig | None) -> Sasl | None:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
+from math import ceil
 from typing import TYPE_CHECKING, cast
 
 from confluent_kafka import KafkaError, KafkaException
 
 from eventflow.brokers.kafka._errors import NOT_FOUND, NOT_STORED, code_name
+from eventflow.brokers.kafka._ladder import DELAYS, check_steps, stamp_for
 from eventflow.brokers.kafka._producer import Call
+from eventflow.brokers.kafka._progress import NEVER
 from eventflow.brokers.kafka._wire import headers_of, key_bytes
 from eventflow.errors import (
     BrokerConnectionError,
     InvalidMessageError,
+    InvalidTopicError,
     MessageTooLargeError,
     PublishError,
     PublishTimeoutError,
 )
 from eventflow.messaging import Message
-from eventflow.messaging.metadata import DELAYED_UNTIL
+from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from eventflow.brokers.kafka._producer import Extra, ProducerThread, Step
+    from eventflow.brokers.kafka._progress import Note
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.brokers.kafka.broker import KafkaBroker
-    from eventflow.messaging import Features
+    from eventflow.messaging import Delivery, Features
 
 __all__ = ("KafkaPublisher",)
 
@@ -49,6 +58,7 @@ class KafkaPublisher:
         self._timeout = timeout
         assert features.max_payload_bytes is not None
         self._limit = features.max_payload_bytes
+        self._has_delays = features.publish_delay
 
     @property
     def features(self) -> Features:
@@ -62,37 +72,123 @@ class KafkaPublisher:
             TopicNotFoundError: There is no such topic; nothing was sent.
         """
         broker = self._broker
-        broker.check_open()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout
-        if topic not in broker.topics:
-            await self._find(topic, messages)
+        is_known = topic in broker.topics
+        if not is_known:  # perhaps because it is closed
+            broker.check_open()
+        until = broker.loop.time() + self._timeout
+        if not is_known:
+            await self._find_new(topic, messages)
         if not messages:
             return
-        extras = [self._checked(topic, message, messages) for message in messages]
-        call = Call(loop, topic, messages, until=until)
-        producer = await broker.producer()
-        while call.sent < len(messages):
-            key, headers = extras[call.sent]
-            try:
-                producer.send(call, messages[call.sent].payload, key, headers)
-            except BufferError:
-                if loop.time() >= until:
-                    raise self._no_room(call) from None
-                await producer.room.wait(min(until, loop.time() + ROOM_S))
-            except KafkaException as exc:
-                raise self._refused(call, exc.args[0]) from None
-            except RuntimeError:  # closed under it
-                if not call.sent:
-                    broker.check_open()
-                raise self._cut(call) from None
+        extras: list[Extra] = []
+        for message in messages:
+            extras.append(self._checked(topic, message, messages))  # noqa: PERF401 - takes a frame
+        if self._has_delays and not broker.has_delays:
+            await self._find_new(topic, messages, extras)
+        producer = broker.sound_producer() or await broker.producer()
+        call = Call(producer, topic, messages, until)
+        try:
+            producer.send(call, extras)
+        except Exception as exc:  # noqa: BLE001 - told apart there
+            self._not_sent(call, exc)
+            await self._send_rest(producer, call, extras)
+        del extras  # else a collector has them to visit until the answer comes
         await call.ended
         if call.has_failed:
             raise self._error(call)
 
-    async def _find(self, topic: str, messages: tuple[Message, ...]) -> None:
+    def begin_again(self, delivery: Delivery, ladder: str, note: Note, due: float) -> Call | None:
+        """Begin to store a message where it waits to be tried again.
+
+        Args:
+            delivery: What was received.
+            ladder: The topic with the steps.
+            note: What is known of it from now on.
+            due: Until when, as seconds since the epoch.
+
+        Returns:
+            ``None`` if there is no room, or no connection, at present.
+
+        Raises:
+            PublishError: It is not going to be stored.
+        """
+        producer = self._broker.last_producer
+        if producer is None:
+            return None
+        until = self._broker.loop.time() + self._timeout
+        call = Call(producer, ladder, (delivery.original,), until)
+        extra = self.record_again(delivery, ladder, note, due)
+        return call if self._send(producer, call, [extra]) else None
+
+    def record_again(self, delivery: Delivery, ladder: str, note: Note, due: float) -> Extra:
+        """What there is to store beside the payload of a message that waits to be tried again."""
+        message = delivery.original
+        step, stamp = stamp_for(_now_ms(), ceil(due * 1_000), note, delivery.topic)
+        headers, _ = headers_of(message)
+        headers.append(stamp.header())
+        key = None if message.key is None else key_bytes(message.key)
+        return key, headers, (ladder, step)
+
+    def failure_of(self, call: Call) -> PublishError | None:
+        """What became of a call that has ended; ``None`` if all of it is stored."""
+        return self._error(call) if call.has_failed else None
+
+    async def _send_rest(
+        self, producer: ProducerThread, call: Call, extras: Sequence[Extra]
+    ) -> None:
+        """Send what the library had no room for, as it has."""
+        loop = self._broker.loop
+        while not self._send(producer, call, extras):
+            if loop.time() >= call.until:
+                raise self._no_room(call)
+            await producer.room.wait(min(call.until, loop.time() + ROOM_S))
+
+    def _send(self, producer: ProducerThread, call: Call, extras: Sequence[Extra]) -> bool:
+        """Hand the rest of a call to the library. Whether it had room for all."""
         try:
-            await self._broker.look_up(topic, within=self._timeout)
+            producer.send(call, extras)
+        except Exception as exc:  # noqa: BLE001 - told apart there
+            self._not_sent(call, exc)
+            return False
+        return True
+
+    def _not_sent(self, call: Call, exc: Exception) -> None:
+        """Raise why the rest of a call was not sent, unless the library only had no room for it."""
+        if isinstance(exc, KafkaException):
+            raise self._refused(call, exc.args[0]) from None
+        if isinstance(exc, RuntimeError):  # closed under it
+            if not call.sent:
+                self._broker.check_open()
+            raise self._cut(call) from None
+        if not isinstance(exc, BufferError):
+            raise exc
+
+    async def _find_new(
+        self, topic: str, messages: tuple[Message, ...], extras: Sequence[Extra] = ()
+    ) -> None:
+        """Look up the topics that are not known yet: this, and the one for delays if it takes it.
+
+        Raises:
+            InvalidTopicError: It is the one for delays.
+            TopicNotFoundError: There is none.
+            BrokerError: The one for delays is not fit for them.
+            PublishTimeoutError: The cluster did not say.
+        """
+        broker = self._broker
+        if topic == DELAYS:
+            raise InvalidTopicError(
+                f"{topic!r} is where delayed messages wait: publish to the topic that they are "
+                "for, with a delay",
+                topic=topic,
+            )
+        if topic not in broker.topics:
+            await self._find(topic, messages)
+        if not broker.has_delays and any(step for _, _, step in extras):
+            check_steps(DELAYS, await self._find(DELAYS, messages))
+
+    async def _find(self, topic: str, messages: tuple[Message, ...]) -> int:
+        try:
+            return await self._broker.look_up(topic, within=self._timeout)
         except BrokerConnectionError as exc:
             raise PublishTimeoutError(
                 f"nothing was sent to {topic!r}: {exc}",
@@ -101,28 +197,35 @@ class KafkaPublisher:
                 not_stored=tuple(message.id for message in messages),
             ) from None
 
-    def _checked(
-        self, topic: str, message: Message, messages: tuple[Message, ...]
-    ) -> tuple[bytes | None, Headers]:
+    def _checked(self, topic: str, message: Message, messages: tuple[Message, ...]) -> Extra:
+        """Key, headers and step of one of some messages, if it may be sent."""
         if type(message) is not Message and not isinstance(cast("object", message), Message):
             raise InvalidMessageError(
                 f"only messages are published, as Message(b'…'), not {type(message).__name__}"
             )
+        headers, extra = headers_of(message)
+        key: bytes | None = None
+        if message.key is not None:
+            key = key_bytes(message.key)
+            extra += len(key)
+        step: Step | None = None
         if DELAYED_UNTIL in message.metadata:
             self._features.require("publish_delay")
-        key = key_bytes(message.key)
-        headers, extra = headers_of(message)
-        if key is not None:
-            extra += len(key)
+            step = _delay(headers, topic, delayed_until(message.metadata))
+        if len(message.payload) > self._limit or extra > MAX_EXTRAS:
+            raise self._too_large(topic, message, extra, messages)
+        return key, headers, step
+
+    def _too_large(
+        self, topic: str, message: Message, extra: int, messages: tuple[Message, ...]
+    ) -> MessageTooLargeError:
         size, limit = len(message.payload), self._limit
-        if size <= limit and extra <= MAX_EXTRAS:
-            return key, headers
         what = (
             f"a payload of {size:,} bytes; the broker takes {limit:,}"
             if size > limit
             else f"{extra:,} bytes of key, metadata and headers; {MAX_EXTRAS:,} are taken"
         )
-        raise MessageTooLargeError(
+        return MessageTooLargeError(
             f"message {message.id!r} has {what}",
             topic=topic,
             message_id=message.id,
@@ -164,12 +267,12 @@ class KafkaPublisher:
         groups: dict[str, list[str]] = {"stored": [], "not_stored": [], "unknown": []}
         reasons: set[str] = set()
         is_late = False
-        for message, verdict in zip(call.messages, call.verdicts, strict=True):
-            if verdict is None:
-                groups["stored"].append(message.id)
-            elif not isinstance(verdict, KafkaError):
+        for at, message in enumerate(call.messages):
+            if at not in call.verdicts:
                 is_late = True
                 groups["unknown"].append(message.id)
+            elif (verdict := call.verdicts[at]) is None:
+                groups["stored"].append(message.id)
             else:
                 code = verdict.code()
                 groups["not_stored" if code in NOT_STORED else "unknown"].append(message.id)
@@ -177,6 +280,7 @@ class KafkaPublisher:
                 is_late = is_late or code in _TIMED_OUT
                 if code in NOT_FOUND:
                     self._broker.topics.discard(call.topic)
+                    self._broker.has_delays = False
         said = ", ".join(sorted(reasons)) or "no answer in time"
         text = (
             f"{len(call.messages) - len(groups['stored'])} of {len(call.messages)} messages for "
@@ -196,10 +300,28 @@ class KafkaPublisher:
 
         Raises:
             TopicNotFoundError: There is none.
+            ConfigurationError: It takes only smaller ones, as far as we may know.
             BrokerConnectionError: The broker did not say.
         """
         self._broker.check_open()
         await self._broker.look_up(topic)
+        await self._broker.check_limit(topic)
+
+
+def _delay(headers: Headers, topic: str, until: datetime | None) -> Step | None:
+    """Where a record waits until it is due, which its headers say from now on."""
+    if until is None:
+        return None
+    now, due = _now_ms(), ceil(until.timestamp() * 1_000)
+    if due <= now:
+        return None
+    number, stamp = stamp_for(now, due, NEVER, topic)
+    headers.append(stamp.header())
+    return DELAYS, number
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1_000)
 
 
 def _half_sent(failed: PublishError, call: Call) -> PublishError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventflow._log import EventLogger
+from eventflow.brokers._tls import Tls, check_tls
 from eventflow.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -34,27 +34,6 @@ STRONG = {
 """Properties, and the values with which nobody else can pose as the broker."""
 
 log = EventLogger("eventflow.kafka")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """TLS: the broker has to show a certificate for its host's name.
-
-    Args:
-        ca_file: Who vouches for it: certificates in PEM. ``None``: those that the machine trusts.
-        certificate_file: Our own certificate, in PEM, where the broker asks for one.
-        key_file: Its private key, in PEM.
-        key_password: What the key is encrypted with; ``None`` if it is not.
-    """
-
-    ca_file: str | Path | None = None
-    certificate_file: str | Path | None = None
-    key_file: str | Path | None = None
-    key_password: str | None = None
-
-    def __repr__(self) -> str:
-        """Without the password."""
-        return f"Tls(ca_file={str(self.ca_file)!r})" if self.ca_file else "Tls()"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,17 +107,7 @@ def check_security(hosts: Iterable[str], tls: object, sasl: object) -> None:
     Raises:
         InvalidOptionError: It does.
     """
-    if tls is not None and not isinstance(tls, (bool, Tls)):
-        raise InvalidOptionError("tls is True, or Tls(…)", option="tls")
-    if isinstance(tls, Tls):
-        for option in ("ca_file", "certificate_file", "key_file"):
-            file = getattr(tls, option)
-            if file is not None and not isinstance(file, (str, Path)):
-                raise InvalidOptionError(f"{option} of Tls is the path of a file", option="tls")
-            if file is not None and not Path(file).is_file():
-                raise InvalidOptionError(f"{option} of Tls: there is no file {file}", option="tls")
-        if (tls.certificate_file is None) != (tls.key_file is None):
-            raise InvalidOptionError("a certificate_file has a key_file beside it", option="tls")
+    check_tls(tls)
     if sasl is None:
         return
     if isinstance(sasl, Sasl):

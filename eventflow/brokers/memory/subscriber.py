@@ -64,6 +64,10 @@ class MemorySubscriber:
         """The consumer group."""
         return self._group
 
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        """The topic alone."""
+        return (topic,)
+
     def publisher(self) -> MemoryPublisher:
         """A publisher to the same broker."""
         return self._publisher

@@ -117,9 +117,10 @@ class ContentsContract(ContractCase):
                 await self.is_silent(deliveries)
 
     async def test_native_headers_come_back_or_are_refused(self) -> None:
-        """Bytes that are no text, a name that comes twice; in their order, beside the metadata.
+        """Bytes that are no text, a name that comes twice; beside the metadata.
 
-        What could be metadata may come back as such: on the wire there may be no difference.
+        Those of one name in their order; of others the broker may make one of its own. What could
+        be metadata may come back as such: on the wire there may be no difference.
         """
         headers = (("h", b"\xff\x00"), ("twice", b"\xfe"), ("twice", b"\x80"), ("a", b"\xff"))
         async with self.opened() as broker:
@@ -134,7 +135,7 @@ class ContentsContract(ContractCase):
             async with self.subscribed(subscriber, topic) as deliveries:
                 for _ in range(2):
                     delivery = await self.next(deliveries)
-                    assert delivery.message.headers == headers
+                    assert sorted(delivery.message.headers, key=_name) == sorted(headers, key=_name)
                     assert delivery.message.metadata == {"a": "1"}
                     assert set(headers) <= set(delivery.headers)
                     delivery.nack()
@@ -260,3 +261,7 @@ def _names_all(error: PublishError, messages: list[Message]) -> None:
 def _names_all_as_not_stored(error: PublishError, messages: list[Message]) -> None:
     _names_all(error, messages)
     assert len(error.not_stored) == len(messages)
+
+
+def _name(header: tuple[str, bytes]) -> str:
+    return header[0]

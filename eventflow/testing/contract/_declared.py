@@ -13,7 +13,8 @@ from eventflow.errors import (
     InvalidTopicError,
     UnsupportedFeatureError,
 )
-from eventflow.messaging import Broadcast, Features, Message, Publisher, Subscriber
+from eventflow.failure import FailurePolicy, Log, Retry
+from eventflow.messaging import Broadcast, Features, Message, Publisher, Router, Subscriber
 from eventflow.testing.contract._case import ContractCase
 
 __all__ = ("DeclaredContract",)
@@ -189,6 +190,40 @@ class DeclaredContract(ContractCase):
                 (await self.next(one)).ack()
                 await self.is_silent(other)
                 await self.is_silent(one)
+
+    async def test_outputs_are_stored_with_the_ack(self) -> None:
+        """Those of an attempt that fails are not, where that is declared; else they stay."""
+        async with self.opened() as broker:
+            (topic, subscriber), (out, reader) = await self.place(broker), await self.place(broker)
+            publisher, attempts = subscriber.publisher(), 0
+
+            async def fail_once(message: Message) -> None:
+                nonlocal attempts
+                attempts += 1
+                await publisher.publish(out, message.copy(payload=str(attempts).encode()))
+                if attempts == 1:
+                    raise ValueError
+
+            router = Router()
+            router.add_handler(
+                "outputs",
+                topic,
+                fail_once,
+                subscriber=subscriber,
+                on_failure=FailurePolicy(retry=Retry(attempts=2, initial=0.01), then=Log()),
+            )
+            wanted = [b"2"] if broker.features.transactional else [b"1", b"2"]
+            await self.bounded(router.__aenter__(), "entering a router")
+            try:
+                async with self.subscribed(reader, out) as deliveries:
+                    await self.publish(broker.publisher(), topic, self.messages(1))
+                    found = await self.take(deliveries, len(wanted))
+                    assert sorted(delivery.message.payload for delivery in found) == wanted
+                    await self.is_silent(deliveries)
+            finally:
+                await self.bounded(router.__aexit__(None, None, None), "leaving a router")
+            if subscriber.features.lag:
+                assert await subscriber.lag(topic) == 0
 
     async def test_lag_is_what_is_not_settled(self) -> None:
         """Waiting, in flight and nacked count, acked don't; asking changes nothing."""

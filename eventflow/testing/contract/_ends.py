@@ -326,11 +326,16 @@ class EndsContract(ContractCase):
     async def test_nothing_is_left_behind(self) -> None:
         """Tasks, threads, timers and file descriptors are what they were, cycle by cycle."""
         await self._cycle()  # what is made once and kept is made now
-        before = _descriptors()
+        grown: list[int] = []
         with no_leaks():
-            for _ in range(self.sized(everyday=5, stress=200)):
-                await self._cycle()
-        assert _descriptors() == before
+            for _ in range(2):
+                before = _descriptors()
+                for _ in range(self.sized(everyday=3, stress=100)):
+                    await self._cycle()
+                grown.append(_descriptors() - before)
+        # Another client of this process may connect meanwhile, once; what a cycle leaves behind
+        # it leaves each time.
+        assert min(grown) <= 0, grown
 
     async def _cycle(self) -> None:
         """A bit of everything, left half done."""

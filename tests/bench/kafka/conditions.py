@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 
-from pydantic import BaseModel
-
-from eventflow import Event
+from tests.bench.orders import ID, NAME, Order
 
 __all__ = (
-    "BODY",
     "DEAD_LETTERS",
-    "ID",
     "IN_FLIGHT",
     "LATENCY",
-    "NAME",
     "PARTITIONS",
     "PUBLISHED",
     "READ",
     "SHARED",
-    "WARM_UP",
-    "Bare",
     "Headers",
     "OrderBooked",
     "OrderPinged",
@@ -33,8 +25,6 @@ __all__ = (
 
 PARTITIONS = 8
 IN_FLIGHT = 1_000
-WARM_UP = 20
-"""Events of a latency run that do not count."""
 
 READ = "bench.orders"
 """Filled beforehand, and read by everybody who consumes."""
@@ -43,17 +33,6 @@ SHARED = "bench.shared"
 PUBLISHED = "bench.published"
 LATENCY = "bench.pinged"
 DEAD_LETTERS = tuple(f"{topic}.dead_letter" for topic in (READ, SHARED, LATENCY))
-
-NAME = "OrderPlaced"
-ID = "_watermill_message_uuid"
-
-
-class Order(Event):
-    """An event of 100 bytes; its subclasses are the same under other names."""
-
-    order_id: str
-    amount_cents: int
-    note: str
 
 
 class OrderPlaced(Order, topic=READ):
@@ -70,23 +49,6 @@ class OrderBooked(Order, topic=PUBLISHED):
 
 class OrderPinged(Order, topic=LATENCY):
     """What is published and waited for."""
-
-
-class Bare(BaseModel):
-    """What an event is without eventflow."""
-
-    order_id: str
-    amount_cents: int
-    note: str
-
-
-def _body(size: int) -> bytes:
-    given = {"order_id": "A-1", "amount_cents": 1250, "note": ""}
-    given["note"] = "x" * (size - len(json.dumps(given, separators=(",", ":"))))
-    return json.dumps(given, separators=(",", ":")).encode()
-
-
-BODY = _body(100)
 
 
 Headers = list[tuple[str, str | bytes | None]]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, Producer
 
-from tests.bench.kafka.conditions import BODY, PUBLISHED, Bare, group
-from tests.bench.kafka.ours import each_in_flight
+from tests.bench.kafka.conditions import IN_FLIGHT, PUBLISHED, group
 from tests.bench.kafka.raw import CONSUMER, PRODUCER
+from tests.bench.orders import BODY, Bare, each_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,7 @@ async def publish(hosts: str, given: Sequence[Headers]) -> float:
     thread = threading.Thread(target=poll)
     thread.start()
     await send(given[0])
-    took = await each_in_flight(given, send)
+    took = await each_in_flight(given, send, tasks=IN_FLIGHT)
     is_over.set()
     await asyncio.to_thread(thread.join)
     return took

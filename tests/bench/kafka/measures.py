@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.bench.harness import Figure, Settings, Spread, load, machine, python, ratios, rounds
+from tests.bench.command import answer
+from tests.bench.harness import Figure, Settings, Spread, beside, not_measured, rounds
 from tests.bench.kafka import least, ours, peers, raw
 from tests.bench.kafka.conditions import (
     IN_FLIGHT,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ("MEASURES", "READS", "SHARES")
 
 READS = 100_000
-SHARES = 400_000
+SHARES = 1_000_000
 """Records of the topics that are read; of the second more than two processes get through."""
 FASTSTREAM_READS = 1_500
 PUBLISHES = 30_000
@@ -34,31 +33,13 @@ TOGETHER = 100
 LATENCIES = 200
 
 
-def _beside(
-    label: str, each: dict[str, list[float]], other: str, note: str, **bounds: float
-) -> Figure:
-    """Ours beside one of the others, by the seconds that a message takes."""
-    return Figure(
-        label,
-        "messages/s",
-        ratios(each[other], each["ours"]),
-        Spread.of([1 / s for s in each["ours"]]),
-        Spread.of([1 / s for s in each[other]]),
-        table="kafka",
-        note=note,
-        **bounds,
-    )
+_beside = partial(beside, "kafka")
 
 
 def _least(label: str, each: dict[str, list[float]]) -> Figure:
     """What is left of the raw loop by going through an event loop at all."""
-    own = {"ours": each["least"], "raw": each["raw"]}
     note = "`tests/bench/kafka/least.py`: a thread and an event loop, and nothing of ours"
-    return _beside(f"{label}: the least that asyncio takes", own, "raw", note)
-
-
-def _not_measured(label: str, why: str) -> Figure:
-    return Figure(label, "messages/s", table="kafka", note=f"not measured: {why}")
+    return _beside(f"{label}: the least that asyncio takes", each, "raw", note, own="least")
 
 
 def consume(settings: Settings, hosts: str) -> list[Figure]:
@@ -92,7 +73,7 @@ def consume(settings: Settings, hosts: str) -> list[Figure]:
             f"`AckPolicy.NACK_ON_ERROR`, {few:,} records a run; a commit for each message",
             at_least=30,
         ),
-        _not_measured(f"{label} watermill-kafka", program)
+        not_measured("kafka", f"{label} watermill-kafka", program)
         if isinstance(program, str)
         else _beside(
             f"{label} watermill-kafka",
@@ -144,7 +125,7 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
             "idempotence, as by default; a header of its own in addition",
             at_least=3,
         ),
-        _not_measured(f"{label} watermill-kafka", program)
+        not_measured("kafka", f"{label} watermill-kafka", program)
         if isinstance(program, str)
         else _beside(
             f"{label} watermill-kafka",
@@ -158,8 +139,7 @@ def publish(settings: Settings, hosts: str) -> list[Figure]:
         ("together", f"{TOGETHER} messages in each call"),
         ("events", "events, encoded, four headers"),
     ):
-        own = {"ours": each[contender], "raw": each["raw"]}
-        figures.append(_beside(f"{label} raw: {what}", own, "raw", ""))
+        figures.append(_beside(f"{label} raw: {what}", each, "raw", "", own=contender))
     return [*figures, _least(f"{label} raw", each)]
 
 
@@ -195,28 +175,10 @@ MEASURES: dict[str, Callable[[Settings, str], list[Figure]]] = {
 }
 
 
-def main() -> None:
-    """One measure in this process, for the command that runs them all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.kafka.measures")
-    parser.add_argument("name", choices=MEASURES)
-    parser.add_argument("--hosts", required=True)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    before = load()
-    settings = Settings(quick=given.quick, pairs=given.pairs)
-    figures = MEASURES[given.name](settings, given.hosts)
-    result = {
-        "measure": f"kafka {given.name}",
-        "python": python(),
-        "machine": machine(),
-        "load": [before, load()],
-        "quick": given.quick,
-        "figures": [figure.as_dict() for figure in figures],
-    }
-    given.out.write_text(json.dumps(result, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    answer(
+        "tests.bench.kafka.measures",
+        MEASURES,
+        lambda name, settings, hosts: MEASURES[name](settings, hosts),
+        prefix="kafka ",
+    )

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from eventflow.brokers.kafka import KafkaBroker
 from eventflow.messaging import BrokerEventPublisher, Message, Router
 from tests.bench.kafka.conditions import (
-    BODY,
     IN_FLIGHT,
-    NAME,
     PUBLISHED,
-    WARM_UP,
     OrderBooked,
     OrderPinged,
     OrderPlaced,
     group,
 )
+from tests.bench.orders import BODY, NAME, WARM_UP, FirstToLast, each_in_flight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = (
-    "FirstToLast",
     "consume",
-    "each_in_flight",
     "latencies",
     "messages",
     "publish",
     "publish_events",
     "publish_together",
 )
-
-T = TypeVar("T")
-
-
-class FirstToLast:
-    """A handler that does nothing but notice when the first and the last of so many came.
-
-    Attributes:
-        came: Done by the last; the seconds from the first.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._number = self._left = number
-        self._began = 0.0
-        self.came: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-    async def __call__(self, event: object) -> None:
-        if self._left == self._number:
-            self._began = perf_counter()
-        self._left -= 1
-        if not self._left:
-            self.came.set_result(perf_counter() - self._began)
 
 
 async def consume(hosts: str, number: int) -> float:
@@ -77,29 +51,14 @@ def messages(number: int) -> list[Message]:
     return [Message(BODY, {"name": NAME}) for _ in range(number)]
 
 
-async def each_in_flight(
-    given: Sequence[T], send: Callable[[T], Awaitable[object]], *, tasks: int = IN_FLIGHT
-) -> float:
-    """Seconds until all are sent, by so many tasks that have one in flight each."""
-    waiting = iter(given)
-
-    async def sending() -> None:
-        for one in waiting:
-            await send(one)
-
-    began = perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(tasks):
-            group.create_task(sending())
-    return perf_counter() - began
-
-
 async def publish(hosts: str, given: Sequence[Message]) -> float:
     """Seconds from the first message of so many to the confirmation of the last."""
     async with KafkaBroker(hosts) as broker:
         publisher = broker.publisher()
         await publisher.publish(PUBLISHED, Message(BODY))
-        return await each_in_flight(given, lambda message: publisher.publish(PUBLISHED, message))
+        return await each_in_flight(
+            given, lambda message: publisher.publish(PUBLISHED, message), tasks=IN_FLIGHT
+        )
 
 
 async def publish_together(hosts: str, given: Sequence[Message], *, size: int) -> float:
@@ -119,7 +78,7 @@ async def publish_events(hosts: str, number: int) -> float:
     async with KafkaBroker(hosts) as broker:
         publisher = BrokerEventPublisher(broker.publisher())
         await publisher.publish(OrderBooked.from_json(BODY))
-        return await each_in_flight(given, publisher.publish)
+        return await each_in_flight(given, publisher.publish, tasks=IN_FLIGHT)
 
 
 async def latencies(hosts: str, number: int) -> list[float]:

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench import watermill
-from tests.bench.kafka.conditions import BODY, IN_FLIGHT, NAME, PUBLISHED, READ, Bare, group
-from tests.bench.kafka.ours import FirstToLast, each_in_flight
+from tests.bench.kafka.conditions import IN_FLIGHT, PUBLISHED, READ, group
+from tests.bench.orders import BODY, NAME, Bare, FirstToLast, each_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +55,7 @@ async def faststream_publish(hosts: str, given: Sequence[dict[str, str]]) -> flo
         async def publish(headers: dict[str, str]) -> None:
             await broker.publish(BODY, PUBLISHED, headers=headers)
 
-        return await each_in_flight(given, publish)
+        return await each_in_flight(given, publish, tasks=IN_FLIGHT)
 
 
 class Watermill:
@@ -87,15 +85,9 @@ class Watermill:
         return self._run("publish", hosts, PUBLISHED, number, *own)
 
     def _run(self, kind: str, hosts: str, topic: str, number: int, *own: str) -> float:
-        said = subprocess.run(
-            [
-                *(self._program, "-kind", kind, "-hosts", hosts, "-topic", topic),
-                *("-messages", str(number), *own),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        ).stdout
-        answer: dict[str, Any] = json.loads(said)
+        answer = watermill.ask(
+            *(self._program, "-kind", kind, "-hosts", hosts, "-topic", topic),
+            *("-messages", str(number), *own),
+        )
         self.conditions = f"v3.1.4, {answer['go']}, GOMAXPROCS {answer['gomaxprocs']}"
         return float(answer["seconds"])

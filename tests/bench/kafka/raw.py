@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.bench.kafka.conditions import (
-    BODY,
     IN_FLIGHT,
     LATENCY,
     PARTITIONS,
-    WARM_UP,
-    Bare,
     OrderPinged,
     group,
     headers,
 )
+from tests.bench.orders import BODY, WARM_UP, Bare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

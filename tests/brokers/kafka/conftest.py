@@ -53,6 +53,7 @@ def tally() -> Generator[Callable[[Verdict], None]]:
             f"({sum(v.twice for v in verdicts):,} of them once more), "
             f"{sum(v.refused for v in verdicts):,} refused, "
             f"{sum(v.done for v in verdicts):,} handled, "
+            f"{sum(v.outputs for v in verdicts):,} outputs, "
             f"{sum(v.lost for v in verdicts):,} lost, "
             f"{sum(v.duplicates for v in verdicts):,} duplicates "
             f"{dict(sum((v.causes for v in verdicts), Counter[str]()).most_common())}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.kafka.conditions import BODY
 from tests.bench.kafka.sharing import speed
 from tests.bench.kafka.worker import EVERY
+from tests.bench.orders import BODY
 
 
 def test_a_body_has_its_size() -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow.brokers.kafka._partition import UNCLEAN, KafkaDelivery, Partition
+from eventflow.brokers.kafka._partition import UNCLEAN, Partition
 from eventflow.brokers.kafka._progress import Note, Progress, from_text, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from eventflow.brokers.kafka._delivery import KafkaDelivery
 
 
 class FakeRecord:

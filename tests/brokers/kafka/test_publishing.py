@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eventflow import FailurePolicy
 from eventflow.brokers.kafka import KafkaBroker
-from eventflow.errors import BrokerConnectionError, MessageTooLargeError, TopicNotFoundError
-from eventflow.messaging import Message
+from eventflow.errors import (
+    BrokerConnectionError,
+    ConfigurationError,
+    MessageTooLargeError,
+    TopicNotFoundError,
+)
+from eventflow.failure import DeadLetter
+from eventflow.messaging import Message, Router
 from tests.brokers.kafka.support import broker_at, records
 from tests.servers.process import free_port
 
@@ -144,3 +151,23 @@ async def test_all_of_a_key_stay_in_order(kafka: Kafka) -> None:
         came[record.key()].append(int(record.value()))
     assert sum(map(len, came.values())) == 2_000
     assert all(numbers == sorted(numbers) for numbers in came.values())
+
+
+async def test_a_topic_for_dead_letters_that_takes_less(kafka: Kafka) -> None:
+    """Found out at the start, and not when something has failed; said with the way out."""
+    topic = kafka.create_topic(new_name())
+    small = f"{topic}.small"
+
+    async def handler(message: Message) -> None: ...
+
+    router = Router(on_failure=FailurePolicy(then=DeadLetter(small)))
+    async with broker_at(kafka.address) as broker:
+        await broker.ensure_topics(small, properties={"max.message.bytes": "100000"})
+        with pytest.raises(ConfigurationError, match=r"takes 100,000 bytes.*=51412$"):
+            await broker.publisher().prepare(small)
+        router.add_handler("h", topic, handler, subscriber=broker.subscriber(group="small"))
+        with pytest.raises(ConfigurationError, match="max_payload_bytes=51412"):
+            async with router:
+                pytest.fail("started")
+    async with broker_at(kafka.address, max_payload_bytes=51_412) as broker:
+        await broker.publisher().prepare(small)

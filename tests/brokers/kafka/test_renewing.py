@@ -12,8 +12,8 @@ from eventflow.errors import BrokerClosedError
 
 
 class FakeProducer:
-    def __init__(self, *, is_broken: bool = False) -> None:
-        self.is_broken = is_broken
+    def __init__(self, *, is_sound: bool = True) -> None:
+        self.is_sound = is_sound
         self.has_ended = False
 
     def end(self) -> asyncio.Future[None]:
@@ -44,7 +44,7 @@ def broker(made: list[FakeProducer], gate: asyncio.Event) -> Any:
         return made[-1]
 
     broker._new_producer = new_producer
-    broker._producer = FakeProducer(is_broken=True)
+    broker._producer = FakeProducer(is_sound=False)
     broker.is_open = True
     return broker
 

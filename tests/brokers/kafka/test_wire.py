@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventflow.brokers.kafka._wire import ID, headers_of, key_bytes, message_of, native
+from eventflow.brokers.kafka._wire import ID, PER_HEADER, headers_of, key_bytes, message_of, native
 from eventflow.errors import InvalidMessageError
 from eventflow.messaging import Message
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-names = texts.filter(lambda name: name not in ("", ID))
+names = texts.filter(lambda name: name not in ("", ID) and "\0" not in name)
 
 
 def test_the_headers_of_a_record() -> None:
@@ -36,12 +36,17 @@ def test_there_and_back(
 ) -> None:
     """Every message that can be made comes back equal."""
     message = Message(payload, metadata, key=key, headers=tuple(headers))
-    raw: list[tuple[str, bytes | None]] = [
-        (name, value if isinstance(value, bytes) else None)
-        for name, value in headers_of(message)[0]
-    ]
-    assert message_of(message.payload, key_bytes(key), raw) == message
+    found, size = headers_of(message)
+    raw: list[tuple[str, bytes | None]] = [(name, as_the_library(value)) for name, value in found]
+    assert size == sum(len(name.encode()) + len(value or b"") + PER_HEADER for name, value in raw)
+    key_as_it_goes = None if key is None else key_bytes(key)
+    assert message_of(message.payload, key_as_it_goes, raw) == message
     assert set(headers) <= set(native(raw))
+
+
+def as_the_library(value: str | bytes | None) -> bytes | None:
+    """A value as it goes out: the client library cuts texts off at a NUL, and not bytes."""
+    return value.partition("\0")[0].encode() if isinstance(value, str) else value
 
 
 def test_of_a_name_that_comes_twice_the_last_counts() -> None:
@@ -71,7 +76,7 @@ def test_a_key_that_is_no_text_is_kept() -> None:
         copy.deepcopy(message),
         pickle.loads(pickle.dumps(message)),
     ]
-    assert {key_bytes(one.key) for one in (message, *copies)} == {key}
+    assert {key_bytes(one.key or "") for one in (message, *copies)} == {key}
 
 
 def test_the_name_of_the_id_is_taken() -> None:
@@ -79,3 +84,11 @@ def test_the_name_of_the_id_is_taken() -> None:
     for message in (Message(b"x", {ID: "1"}), Message(b"x", headers=((ID, b"\xff"),))):
         with pytest.raises(InvalidMessageError, match=ID):
             headers_of(message)
+
+
+@pytest.mark.parametrize(
+    "message", [Message(b"", {"é\0n": "x"}), Message(b"", headers=(("a\0", b"\xff"),))]
+)
+def test_a_name_that_would_be_cut_is_refused(message: Message) -> None:
+    with pytest.raises(InvalidMessageError, match="NUL"):
+        headers_of(message)

@@ -1,5 +1,6 @@
-// A client of Kafka made of Watermill, for tests: it writes and reads messages as lines of JSON.
+// A client of Kafka or RabbitMQ made of Watermill, for tests: it writes and reads messages as lines of JSON.
 //
+//	declare: what a topic needs is declared, for those who publish and for those who receive
 //	publish: each line of stdin is published, with a key if it has one
 //	consume: each message is a line on stdout, and what was done with it, until stdin ends
 //	answer:  typed events through Watermill's CQRS component, from a topic to another one
@@ -15,12 +16,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
-	"github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/components/cqrs"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
@@ -49,52 +46,49 @@ type received struct {
 }
 
 var (
-	brokers = flag.String("brokers", "", "where to find Kafka")
-	topic   = flag.String("topic", "", "the topic")
-	out     = flag.String("out", "", "the other topic")
-	group   = flag.String("group", "", "the consumer group")
-	nack    = flag.Bool("nack", false, "nack each message the first time")
-	limit   = flag.Int("limit", -1, "how many messages are acked; the next one is held")
+	topic = flag.String("topic", "", "the topic")
+	out   = flag.String("out", "", "the other topic")
+	group = flag.String("group", "", "the consumer group")
+	nack  = flag.Bool("nack", false, "nack each message the first time")
+	limit = flag.Int("limit", -1, "how many messages are acked; the next one is held")
 )
 
+// server is what the flags name.
+var server interface {
+	newPublisher() message.Publisher
+	newSubscriber() initializing
+	// publishKeyed publishes a message with a key.
+	publishKeyed(m *message.Message, key string) error
+	// place fills in where a message came from.
+	place(m *message.Message, shown *received)
+	Close() error
+}
+
+type initializing interface {
+	message.Subscriber
+	message.SubscribeInitializer
+}
+
 func main() {
-	commands := map[string]func(){"publish": publish, "consume": consume, "answer": answer, "poison": poison}
+	commands := map[string]func(){
+		"declare": declare, "publish": publish, "consume": consume, "answer": answer, "poison": poison,
+	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		panic("publish, consume, answer or poison")
+		panic("declare, publish, consume, answer or poison")
 	}
 	must(flag.CommandLine.Parse(os.Args[2:]))
+	server = &kafkaServer{}
+	if *amqpURL != "" {
+		server = amqpServer{}
+	}
 	commands[os.Args[1]]()
+	must(server.Close())
 }
 
 func must(err error) {
 	if err != nil {
 		panic(err)
 	}
-}
-
-func newPublisher(marshaler kafka.Marshaler) *kafka.Publisher {
-	publisher, err := kafka.NewPublisher(kafka.PublisherConfig{
-		Brokers:   strings.Split(*brokers, ","),
-		Marshaler: marshaler,
-	}, watermill.NopLogger{})
-	must(err)
-	return publisher
-}
-
-// newSubscriber is as Watermill makes it, but for the three settings that are said here.
-func newSubscriber() *kafka.Subscriber {
-	config := kafka.DefaultSaramaSubscriberConfig()
-	config.Consumer.Offsets.Initial = sarama.OffsetOldest                // else a new group misses what is there
-	config.Consumer.Group.Heartbeat.Interval = 200 * time.Millisecond    // it hears sooner of a rebalance
-	config.Consumer.Offsets.AutoCommit.Interval = 100 * time.Millisecond // and the test sooner of a commit
-	subscriber, err := kafka.NewSubscriber(kafka.SubscriberConfig{
-		Brokers:               strings.Split(*brokers, ","),
-		Unmarshaler:           kafka.DefaultMarshaler{},
-		OverwriteSaramaConfig: config,
-		ConsumerGroup:         *group,
-	}, watermill.NewStdLoggerWithOut(os.Stderr, false, false))
-	must(err)
-	return subscriber
 }
 
 // untilStdinEnds returns a context that ends with stdin, and so with whoever started the program.
@@ -107,13 +101,16 @@ func untilStdinEnds() context.Context {
 	return ctx
 }
 
-type keyOf struct{}
+func declare() {
+	subscriber, publisher := server.newSubscriber(), server.newPublisher()
+	must(publisher.Publish(*topic))
+	must(subscriber.SubscribeInitialize(*topic))
+	must(publisher.Close())
+	must(subscriber.Close())
+}
 
 func publish() {
-	plain := newPublisher(kafka.DefaultMarshaler{})
-	keyed := newPublisher(kafka.NewWithPartitioningMarshaler(
-		func(_ string, m *message.Message) (string, error) { return m.Context().Value(keyOf{}).(string), nil },
-	))
+	publisher := server.newPublisher()
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {
@@ -124,28 +121,20 @@ func publish() {
 			m.Metadata.Set(name, value)
 		}
 		if one.Key == nil {
-			must(plain.Publish(*topic, m))
-			continue
+			must(publisher.Publish(*topic, m))
+		} else {
+			must(server.publishKeyed(m, *one.Key))
 		}
-		m.SetContext(context.WithValue(context.Background(), keyOf{}, *one.Key))
-		must(keyed.Publish(*topic, m))
 	}
 	must(lines.Err())
-	must(plain.Close())
-	must(keyed.Close())
+	must(publisher.Close())
 }
 
 func show(m *message.Message, did string) {
-	partition, _ := kafka.MessagePartitionFromCtx(m.Context())
-	offset, _ := kafka.MessagePartitionOffsetFromCtx(m.Context())
-	key, _ := kafka.MessageKeyFromCtx(m.Context())
-	must(json.NewEncoder(os.Stdout).Encode(received{
+	shown := received{
 		UUID:          m.UUID,
 		Metadata:      m.Metadata,
 		Payload:       m.Payload,
-		Key:           key,
-		Partition:     partition,
-		Offset:        offset,
 		Did:           did,
 		Name:          cqrs.JSONMarshaler{}.NameFromMessage(m),
 		CorrelationID: middleware.MessageCorrelationID(m),
@@ -155,12 +144,14 @@ func show(m *message.Message, did string) {
 			m.Metadata.Get(middleware.PoisonedHandlerKey),
 			m.Metadata.Get(middleware.PoisonedSubscriberKey),
 		},
-	}))
+	}
+	server.place(m, &shown)
+	must(json.NewEncoder(os.Stdout).Encode(shown))
 }
 
 func consume() {
 	ctx := untilStdinEnds()
-	subscriber := newSubscriber()
+	subscriber := server.newSubscriber()
 	messages, err := subscriber.Subscribe(context.Background(), *topic)
 	must(err)
 	nacked := map[string]bool{}
@@ -221,14 +212,14 @@ func answer() {
 			return *topic, nil
 		},
 		SubscriberConstructor: func(cqrs.EventProcessorSubscriberConstructorParams) (message.Subscriber, error) {
-			return newSubscriber(), nil
+			return server.newSubscriber(), nil
 		},
 		AckOnUnknownEvent: true,
 		Marshaler:         marshaler,
 		Logger:            watermill.NopLogger{},
 	})
 	must(err)
-	bus, err := cqrs.NewEventBusWithConfig(newPublisher(kafka.DefaultMarshaler{}), cqrs.EventBusConfig{
+	bus, err := cqrs.NewEventBusWithConfig(server.newPublisher(), cqrs.EventBusConfig{
 		GeneratePublishTopic: func(cqrs.GenerateEventPublishTopicParams) (string, error) { return *out, nil },
 		OnPublish: func(params cqrs.OnEventSendParams) error {
 			cause := cqrs.OriginalMessageFromCtx(params.Message.Context())
@@ -247,10 +238,10 @@ func answer() {
 
 func poison() {
 	router := newRouter()
-	queue, err := middleware.PoisonQueue(newPublisher(kafka.DefaultMarshaler{}), *out)
+	queue, err := middleware.PoisonQueue(server.newPublisher(), *out)
 	must(err)
 	router.AddMiddleware(queue)
-	router.AddConsumerHandler("fails", *topic, newSubscriber(), func(m *message.Message) error {
+	router.AddConsumerHandler("fails", *topic, server.newSubscriber(), func(m *message.Message) error {
 		return errors.New(fmt.Sprint("no room for ", string(m.Payload)))
 	})
 	run(router)

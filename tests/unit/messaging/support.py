@@ -106,6 +106,9 @@ class Cuttable:
             await asyncio.sleep(self._leaves_in)
         self.left += 1
 
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        return (topic,)
+
     def publisher(self) -> Any:
         return self._inner.publisher()
 

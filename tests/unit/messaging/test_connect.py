@@ -358,5 +358,6 @@ def test_the_canary_is_shown_nowhere(template: str, is_encoded: bool) -> None:
         except EventFlowError as exc:
             assert_hidden(password, told(exc))
         else:
-            assert (scheme, is_encoded) == ("kafka", True), "it takes no password"
+            assert is_encoded
+            assert scheme in ("kafka", "amqp"), "it takes no password"
             assert_hidden(password, [repr(broker), str(broker), repr(vars(broker))])

@@ -11,6 +11,7 @@ import pytest
 
 from eventflow.errors import InvalidMessageError
 from eventflow.messaging import Message
+from eventflow.messaging.message import received
 
 
 def test_an_id_is_made_unless_it_is_given() -> None:
@@ -129,3 +130,18 @@ def test_its_repr_has_only_the_start_of_the_payload() -> None:
     assert len(text) < 200
     assert "m-1" in text
     assert "key='k'" in text
+
+
+def test_one_that_was_received_is_no_different() -> None:
+    """Made in another way, it is a message from then on: nothing of it can be changed."""
+    texts = {"a": "1"}
+    message = received("m-1", b"x", texts, "k", (("h", b"\xff"),))
+    texts["a"] = "2"
+    assert type(message) is Message
+    assert message == Message(b"x", {"a": "1"}, id="m-1", key="k", headers=(("h", b"\xff"),))
+    assert uuid.UUID(received("", b"", {}).id).version == 7
+    with pytest.raises(AttributeError, match="copy"):
+        message.payload = b"y"  # type: ignore[misc]  # the point
+    with pytest.raises(TypeError):
+        message.metadata["a"] = "2"
+    assert pickle.loads(pickle.dumps(message)) == copy.deepcopy(message) == message

@@ -629,6 +629,9 @@ async def test_a_subscription_that_comes_and_goes_waits_longer_each_time(
 
         async def prepare(self, topic: str) -> None: ...
 
+        def required_topics(self, topic: str) -> tuple[str, ...]:
+            return (topic,)
+
         def publisher(self) -> Any:
             return broker.publisher()
 

@@ -737,6 +737,34 @@ async def test_a_message_that_comes_too_often_is_dead_lettered_unhandled(
     assert letter.metadata["eventflow_deliveries"] == "4"
 
 
+async def test_deliveries_that_ended_as_failures_are_the_retry_policys_to_count(
+    broker: MemoryBroker,
+) -> None:
+    """Retries through the broker are as many as the policy says, beyond ``max_deliveries``."""
+    attempts: list[int] = []
+
+    async def handler(event: Placed) -> None:
+        attempts.append(current().attempt)
+        raise ValueError("again")
+
+    policy = FailurePolicy(retry=Retry(attempts=6, initial=1.0, multiplier=1, jitter=0.0))
+    router = Router(on_failure=policy)
+    router.add_handler(
+        "h",
+        Placed,
+        handler,
+        subscriber=broker.subscriber(group="g"),
+        order="relaxed",
+        max_deliveries=3,
+    )
+    async with router:
+        await BrokerEventPublisher(broker.publisher()).publish(Placed(n=1))
+        await asyncio.sleep(10)
+    assert attempts == [1, 2, 3, 4, 5, 6]
+    (letter,) = await stored(broker, "orders.dead_letter")
+    assert letter.metadata["eventflow_exception"].endswith("ValueError")
+
+
 @pytest.mark.fault("RTR-06")
 async def test_a_handler_over_its_timeout_is_cancelled(broker: MemoryBroker) -> None:
     """Each attempt has a deadline of its own; the last one's reason is counted."""

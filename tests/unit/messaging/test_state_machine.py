@@ -158,6 +158,9 @@ class RoughSubscriber:
     async def prepare(self, topic: str) -> None:
         await self._inner.prepare(topic)
 
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        return self._inner.required_topics(topic)
+
     def publisher(self) -> RoughPublisher:
         return RoughPublisher(self._inner.publisher(), self._rough)
 

@@ -148,7 +148,7 @@ def test_a_suite_of_a_few_lines_runs(pytester: pytest.Pytester, mode: str) -> No
     """In both modes of pytest-asyncio, with strict markers; its counts are at the end."""
     result = run(pytester, SUITE.format(options=""), mode, "-k", "nacked_message or ids_are_kept")
 
-    result.assert_outcomes(passed=2, deselected=68)
+    result.assert_outcomes(passed=2, deselected=69)
     result.stdout.fnmatch_lines(
         [
             "*= eventflow contract =*",
@@ -169,7 +169,7 @@ def test_what_else_a_test_records_is_not_counted(pytester: pytest.Pytester) -> N
     )
     result = run(pytester, source, "strict", "-k", "ids_are_kept")
 
-    result.assert_outcomes(passed=1, deselected=69)
+    result.assert_outcomes(passed=1, deselected=70)
     result.stdout.fnmatch_lines(["TestMine: 1 tests, 5 messages published, *"])
 
 
@@ -193,7 +193,7 @@ def test_a_failure_says_what_was_lost(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, broken, "strict", "-k", "ids_are_kept")
 
-    result.assert_outcomes(failed=1, deselected=69)
+    result.assert_outcomes(failed=1, deselected=70)
     result.stdout.fnmatch_lines(
         [
             "*AssertionError: 5 published, 0 received, 5 lost, 0 duplicates*",
@@ -216,7 +216,7 @@ def test_persistence_has_to_be_shown(pytester: pytest.Pytester) -> None:
     )
     result = run(pytester, boasts, "strict", "-k", "process_killed")
 
-    result.assert_outcomes(failed=1, deselected=69)
+    result.assert_outcomes(failed=1, deselected=70)
     result.stdout.fnmatch_lines(
         ["*persistent=True is shown by another process: override elsewhere*"]
     )
@@ -239,7 +239,7 @@ def test_another_process_that_can_not_open_the_store_is_no_wait(pytester: pytest
     )
     result = run(pytester, away, "strict", "-k", "process_killed")
 
-    result.assert_outcomes(failed=1, deselected=69)
+    result.assert_outcomes(failed=1, deselected=70)
     result.stdout.fnmatch_lines(["*the other process ended with 1: see its stderr*"])
 
 

@@ -9,20 +9,22 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
+from eventflow import current
+from eventflow.brokers.kafka import _settings
 from eventflow.errors import BrokerError
 from eventflow.failure import DeadLetter, FailurePolicy, Retry
-from eventflow.messaging import Router
+from eventflow.messaging import Message, Publisher, Router
 from tests.brokers.kafka.campaign.ledger import BEGUN, DONE, FAILED, Ledger
 from tests.brokers.kafka.support import broker_at
+from tests.brokers.kafka.transactional import TRANSACTION_MS
 
-if TYPE_CHECKING:
-    from eventflow.messaging import Message
-
-__all__ = ("Job", "work")
+__all__ = ("KINDS", "Job", "work")
 
 AGAIN_S = 0.2
+KINDS = ("first of", "second of")
+"""What is published because of each message that is no poison, where handlers publish."""
 
 
 class Job(NamedTuple):
@@ -37,6 +39,8 @@ class Job(NamedTuple):
         revoke_timeout: As the broker's.
         concurrency: As the handler's.
         takes: Seconds a handler takes that does nothing special.
+        delays: Whether retries wait in topics.
+        outputs: Where handlers publish, in one transaction with the group's place; empty: nowhere.
     """
 
     hosts: str
@@ -47,28 +51,34 @@ class Job(NamedTuple):
     revoke_timeout: float
     concurrency: int
     takes: float
+    delays: bool
+    outputs: str
 
 
 class _Handler:
     def __init__(self, job: Job, who: str, ledger: Ledger) -> None:
+        self.publisher: Publisher | None = None
         self._job = job
         self._who = who
         self._ledger = ledger
         self._met: set[str] = set()
 
-    async def __call__(self, message: Message) -> None:
+    async def __call__(self, message: Message) -> Message | None:
         """Do what the message says."""
         job, who, ledger, name = self._job, self._who, self._ledger, message.id
         ledger.write(BEGUN, who, name)
         is_first = name not in self._met
         self._met.add(name)
+        if self.publisher is not None:  # what fails afterwards has published, too
+            await self.publisher.publish(job.outputs, _output(0, message))
         try:
             match json.loads(message.payload)["do"]:
                 case "slow":
                     await asyncio.sleep(job.revoke_timeout + 1.0)
                 case "block" if is_first:
                     time.sleep(job.session_timeout + 0.5)  # noqa: ASYNC251 - the subject
-                case "fail" if is_first:
+                # By the count, as the retry may be somebody else's.
+                case "fail" if current().attempt == 1:
                     raise ValueError("once")
                 case "poison":
                     raise ValueError("each time")
@@ -78,6 +88,11 @@ class _Handler:
             ledger.write(FAILED, who, name)
             raise
         ledger.write(DONE, who, name)
+        return None if self.publisher is None else _output(1, message)
+
+
+def _output(kind: int, message: Message) -> Message:
+    return Message(f"{KINDS[kind]} {message.id}".encode(), key=message.key)
 
 
 async def work(job: Job, who: str, leave: asyncio.Event) -> None:
@@ -102,15 +117,23 @@ async def _work(job: Job, handler: _Handler, leave: asyncio.Event) -> None:
         revoke_timeout=job.revoke_timeout,
         connect_timeout=5.0,
         publish_timeout=5.0,
+        delays=job.delays,
     )
-    retry = Retry(attempts=3, initial=0.02)
+    retry = Retry(attempts=3, initial=1.0 if job.delays else 0.02)
     router = Router(on_failure=FailurePolicy(retry=retry, then=DeadLetter()), drain_timeout=5.0)
+    subscriber = broker.subscriber(group=job.group, transactional=bool(job.outputs))
+    publishing: dict[str, Any] = {}
+    if job.outputs:
+        handler.publisher = subscriber.publisher()
+        publishing = {"publisher": handler.publisher, "publish_topic": job.outputs}
     router.add_handler(
         "work",
         job.topic,
         handler,
-        subscriber=broker.subscriber(group=job.group),
+        subscriber=subscriber,
+        **publishing,
         concurrency=job.concurrency,
+        order="relaxed" if job.delays else "strict",
     )
     async with broker, router:
         await leave.wait()
@@ -118,6 +141,7 @@ async def _work(job: Job, handler: _Handler, leave: asyncio.Event) -> None:
 
 async def main() -> None:
     job = Job(*json.loads(sys.argv[1]))
+    _settings.TRANSACTION_MS = TRANSACTION_MS
     leave = asyncio.Event()
     reader = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     reader.add_done_callback(lambda _: leave.set())

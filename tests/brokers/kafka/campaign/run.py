@@ -8,18 +8,21 @@ import sys
 import time
 import uuid
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from eventflow.brokers.kafka._ladder import DELAYS, STEPS, retry_group, retry_topic
 from eventflow.brokers.kafka._progress import Progress, from_text
 from eventflow.errors import PublishError
 from eventflow.messaging import Message
+from eventflow.messaging.metadata import delay_metadata
 from tests.brokers.kafka.campaign.ledger import FAULT_BEGUN, FAULT_ENDED, Ledger
 from tests.brokers.kafka.campaign.member import Job, work
 from tests.brokers.kafka.campaign.schedule import FAULTS_S, Fault, Schedule
-from tests.brokers.kafka.support import broker_at, log
+from tests.brokers.kafka.support import broker_at, ends, log, records
 
 if TYPE_CHECKING:
     from tests.servers.proxy import ProxiedKafka
@@ -123,6 +126,8 @@ class Run:
     Attributes:
         sent: Messages whose publish has ended, by id.
         samples: What was committed meanwhile, and at the end.
+        outputs: The topic that handlers publish to; empty where they don't.
+        later: Ids of messages that were published with a delay.
         quiet_after: Seconds from the last fault until all was handled and committed.
     """
 
@@ -131,9 +136,13 @@ class Run:
         self.sent: dict[str, Sent] = {}
         self.samples: list[Sample] = []
         self.quiet_after = 0.0
+        self.later: set[str] = set()
         name = f"campaign.{schedule.seed}.{uuid.uuid4().hex[:8]}"
         self.topic = kafka.create_topic(name, partitions=PARTITIONS)
         self.dead_letters = kafka.create_topic(f"{name}.dead_letter", partitions=1)
+        self.outputs = ""
+        if schedule.transactional:
+            self.outputs = kafka.create_topic(f"{name}.outputs", partitions=PARTITIONS)
         self.group = f"group-{name}"
         self._kafka = kafka
         self._ledger = Ledger(ledger)
@@ -148,9 +157,18 @@ class Run:
             revoke_timeout=schedule.revoke_timeout,
             concurrency=schedule.concurrency,
             takes=schedule.takes,
+            delays=schedule.delays,
+            outputs=self.outputs,
         )
         settings: dict[str, Any] = {"bootstrap.servers": kafka.address, "logger": log}
-        self._outside = Consumer(settings | {"group.id": self.group, "enable.auto.commit": False})
+        settings["enable.auto.commit"] = False
+        self._outside = Consumer(settings | {"group.id": self.group})
+        self._ladders: dict[str, Consumer] = {}
+        if schedule.delays:
+            retries = retry_topic(name, self.group)
+            for ladder, group in ((retries, retry_group(self.group)), (DELAYS, DELAYS)):
+                kafka.create_topic(ladder, partitions=STEPS)
+                self._ladders[ladder] = Consumer(settings | {"group.id": group})
 
     async def carry_out(self) -> None:
         """All of it; what it asserts is that each part ends in time."""
@@ -186,10 +204,13 @@ class Run:
         mine = range(number, schedule.messages, schedule.publishers)
         batches = [mine[at : at + schedule.batch] for at in range(0, len(mine), schedule.batch)]
         timeout = schedule.publish_timeout
-        async with broker_at(self._kafka.linked, publish_timeout=timeout) as broker:
+        async with broker_at(
+            self._kafka.linked, publish_timeout=timeout, delays=schedule.delays
+        ) as broker:
             publisher = broker.publisher()
             for batch in batches:
                 messages = [self._message(number, n) for n in batch]
+                self.later |= {m.id for m in messages if m.metadata}
                 verdicts = dict.fromkeys((m.id for m in messages), "stored")
                 began = time.monotonic()
                 try:
@@ -213,7 +234,10 @@ class Run:
     def _message(self, publisher: int, number: int) -> Message:
         what = {"n": number, "do": self.schedule.odd.get(number, "as usual")}
         key = f"{publisher}-{number // self.schedule.publishers % self.schedule.keys}"
-        return Message(json.dumps(what).encode(), key=key)
+        metadata = {}
+        if number in self.schedule.later:
+            metadata = delay_metadata(1 + number % 3, now=datetime.now(UTC))
+        return Message(json.dumps(what).encode(), metadata, key=key)
 
     async def _inflict(self, faults: list[Fault]) -> None:
         began = time.monotonic()
@@ -289,6 +313,21 @@ class Run:
         asked = (TopicPartition(self.topic, n) for n in range(PARTITIONS))
         return {p.partition: self._outside.get_watermark_offsets(p, timeout=2.0)[1] for p in asked}
 
+    def _waiting(self) -> dict[str, int]:
+        """How many records of each ladder its group has not done."""
+        left: dict[str, int] = {}
+        for ladder, consumer in self._ladders.items():
+            asked = [TopicPartition(ladder, number) for number in range(STEPS)]
+            places = {p.partition: p.offset for p in consumer.committed(asked, timeout=2.0)}
+            there_is = ends(self._kafka, ladder, partitions=STEPS)
+            if all(end <= max(places[n], 0) for n, (_, end) in there_is.items()):
+                continue
+            # What is left may be no more than the marks at the end of transactions.
+            there = records(self._kafka, ladder, partitions=STEPS)
+            left[ladder] = sum(r.offset() >= places[r.partition()] for r in there)
+            left[ladder] += sum(end - readable for readable, end in there_is.values())
+        return {ladder: count for ladder, count in left.items() if count}
+
     async def _wait_until_quiet(self) -> None:
         began = time.monotonic()
         self._ledger.write("over", "-")
@@ -299,18 +338,22 @@ class Run:
                 if member.task.done():
                     member.task.result()
             with suppress(KafkaException):
-                ends = await asyncio.to_thread(self._ends)
+                topic_ends = await asyncio.to_thread(self._ends)
                 if (sample := await self._sample()) is not None:
                     left = {
                         n: f"{sample.places[n]} of {end}"
-                        for n, end in ends.items()
+                        for n, end in topic_ends.items()
                         if sample.places[n].offset != end
                     }
+                    left = left or await asyncio.to_thread(self._waiting)
                     if not left:
                         self.quiet_after = time.monotonic() - began
                         return
             await asyncio.sleep(0.1)
-        raise AssertionError(f"not quiet after {bound} s: {left}")
+        lost = self._kafka.lost_marks()
+        raise AssertionError(
+            f"not quiet after {bound} s: {left}; marks that Kafka has lost: {lost}"
+        )
 
     async def _leave(self) -> None:
         for member in self._members:
@@ -326,5 +369,6 @@ class Run:
         for member in self._members:
             member.task.cancel()
         await asyncio.gather(*(m.task for m in self._members), return_exceptions=True)
-        self._outside.close()
+        for consumer in (self._outside, *self._ladders.values()):
+            consumer.close()
         self._ledger.close()

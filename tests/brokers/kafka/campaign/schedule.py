@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-__all__ = ("FAULTS_S", "REPEATING", "Fault", "Schedule")
+__all__ = ("FAULTS_S", "REPEATING", "WITH_DELAYS", "WITH_TRANSACTIONS", "Fault", "Schedule")
 
 FAULTS_S = 3.5
 """Seconds in which faults begin, and messages are published."""
@@ -13,6 +13,8 @@ LINK = ("cut", "cut", "reset", "stall", "refuse", "kill-broker", "freeze-broker"
 GROUP = ("join", "join-process", "leave", "leave", "kill-member", "kill-member")
 ODD = {"fail": [0, 5, 20], "poison": [0, 0, 3], "slow": [0, 0, 0, 1, 2], "block": [0, 0, 0, 1, 2]}
 """What handlers do, and how many messages may make them."""
+WITH_DELAYS = 1_000
+WITH_TRANSACTIONS = 2_000
 REPEATING = frozenset({*LINK, "kill-member", "slow", "block"})
 """Faults after which a message may come again: an ack may not have got there."""
 
@@ -41,11 +43,18 @@ class Schedule:
         link: Faults of the broker and of the way to it, one after another.
         group: What happens to members, one after another, beside those.
         odd: What handlers do with some messages, by number of the message.
+        delays: Whether retries wait in topics, and some messages are published with a delay: that
+            is so with seeds from `WITH_DELAYS` on.
+        transactional: Whether handlers publish, in one transaction with the group's place: that is
+            so with seeds from `WITH_TRANSACTIONS` on, of which every fourth is with delays, too.
+        later: Numbers of the messages that are published with a delay.
     """
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
         self.seed = seed
+        self.transactional = seed >= WITH_TRANSACTIONS
+        self.delays = seed % 4 == 3 if self.transactional else seed >= WITH_DELAYS
         self.publishers = rng.randint(1, 3)
         self.messages = rng.randint(200, 500)
         self.batch = rng.choice([1, 5, 20])
@@ -69,6 +78,12 @@ class Schedule:
                 numbers = rng.sample(range(self.messages), rng.choice(counts))
                 self.odd |= dict.fromkeys(numbers, kind)
 
+        self.later = (
+            frozenset(rng.sample(range(self.messages), rng.choice([0, 5, 50])))
+            if self.delays
+            else frozenset[int]()
+        )
+
     @staticmethod
     def _faults(rng: random.Random, kinds: tuple[str, ...], count: int) -> list[Fault]:
         times = sorted(rng.uniform(0.2, FAULTS_S) for _ in range(count))
@@ -90,7 +105,14 @@ class Schedule:
 
     def __repr__(self) -> str:
         """All of it, a line for each fault."""
-        facts = {k: v for k, v in self.__dict__.items() if k not in ("link", "group", "odd")}
+        facts = {
+            k: v for k, v in self.__dict__.items() if k not in ("link", "group", "odd", "later")
+        }
         odd = {kind: [n for n, k in self.odd.items() if k == kind] for kind in {*self.odd.values()}}
-        lines = [str(facts), f"odd: {odd}", *(f"link: {f}" for f in self.link)]
+        lines = [
+            str(facts),
+            f"odd: {odd}",
+            f"later: {sorted(self.later)}",
+            *(f"link: {f}" for f in self.link),
+        ]
         return "\n  ".join([*lines, *(f"group: {f}" for f in self.group)])

@@ -14,6 +14,7 @@ from tests.brokers.kafka.campaign.ledger import (
     FAULT_ENDED,
     Entry,
 )
+from tests.brokers.kafka.campaign.member import KINDS
 from tests.brokers.kafka.campaign.schedule import REPEATING
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ class Verdict:
             another message of the same publisher up, and can't tell whether that was stored.
         refused: Messages whose publish raised.
         done: Ends of handlers, repeated ones included.
-        lost: Of those in the topic, or that had to be: never handled.
+        lost: Of those in the topic, or that had to be: never handled; and outputs
+            that are not there.
+        outputs: Records that handlers have published, and that can be read.
         duplicates: Ends of handlers beyond the first.
         causes: The fault nearest to each of those.
         wrong: What must not be.
@@ -73,12 +76,19 @@ class Verdict:
     refused: int = 0
     done: int = 0
     lost: int = 0
+    outputs: int = 0
     duplicates: int = 0
     causes: Counter[str] = field(default_factory=Counter[str])
     wrong: list[str] = field(default_factory=list[str])
 
 
-def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]) -> Verdict:
+def judge(
+    run: Run,
+    topic: Sequence[Any],
+    dead: Sequence[Any],
+    told: list[Entry],
+    outputs: Sequence[Any] = (),
+) -> Verdict:
     """The verdict on a run that has got quiet.
 
     Args:
@@ -86,6 +96,7 @@ def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]
         topic: All records of its topic, by partition and offset.
         dead: All records of its topic of dead letters.
         told: All of the ledger.
+        outputs: All records of the topic of outputs.
     """
     records = [_Record.of(record) for record in topic]
     verdict = Verdict(published=len(records))
@@ -106,7 +117,9 @@ def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]
             wrong.append(f"{name} was confirmed, and is not in the topic")
         if said == "not_stored" and stored[name]:
             wrong.append(f"{name} is said not to be stored, and is")
-        if stored[name] > 1 and publisher in gave_up:
+        # What is handed on again, because its commit was cut off, is another record as well.
+        may_repeat = name in run.later and bool(run.schedule.repeating)
+        if stored[name] > 1 and (publisher in gave_up or may_repeat):
             verdict.twice += stored[name] - 1
         elif stored[name] > 1:
             wrong.append(f"{name}, said to be {said}, is there {stored[name]} times")
@@ -134,6 +147,8 @@ def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]
 
     # Committing
     ended = first | {name: failed[name] for name in poison & failed.keys()}
+    if run.schedule.delays:  # what failed is done where it was once it waits elsewhere
+        ended |= {name: at for name, at in failed.items() if at < ended.get(name, at + 1)}
     where = {(record.partition, record.offset): record.id for record in records}
     for sample in run.samples:
         for partition, (offset, progress) in sample.places.items():
@@ -150,9 +165,36 @@ def judge(run: Run, topic: Sequence[Any], dead: Sequence[Any], told: list[Entry]
         if place.progress.done or place.progress.notes
     ]
 
-    wrong += out_of_order(records, done)
+    if run.schedule.transactional:
+        judge_outputs(stored, poison, dead, outputs, verdict)
+    if not run.schedule.delays:
+        wrong += out_of_order(records, done)
     explain(run, told, stored, verdict)
     return verdict
+
+
+def judge_outputs(
+    stored: Counter[str],
+    poison: set[str],
+    dead: Sequence[Any],
+    outputs: Sequence[Any],
+    verdict: Verdict,
+) -> None:
+    """Each record in the topic has its outputs once, or is a dead letter once."""
+    wanted, letters = Counter[str](), Counter[str]()
+    for name, times in stored.items():
+        if name in poison:
+            letters[name] += times
+        else:
+            wanted.update({f"{kind} {name}": times for kind in KINDS})
+    there = Counter(record.value().decode() for record in outputs)
+    dead_there = Counter(_Record.of(record).id for record in dead)
+    verdict.outputs = there.total()
+    lost = (wanted - there) + (letters - dead_there)
+    verdict.lost += lost.total()
+    verdict.wrong += [f"{times} times lost: {what}" for what, times in lost.items()]
+    more = (there - wanted) + (dead_there - letters)
+    verdict.wrong += [f"{times} times too many: {what}" for what, times in more.items()]
 
 
 def out_of_order(records: Iterable[_Record], done: Sequence[Entry]) -> list[str]:

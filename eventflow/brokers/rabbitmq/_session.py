@@ -1,0 +1,449 @@
+"""One connection, for as long as it lasts: aiormq's, with messages and acks sorted out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiormq
+from aiormq.connection import TransportFactory
+from aiormq.exceptions import ConnectionCommandInvalid as CommandInvalid
+from pamqp import commands
+
+from eventflow._log import EventLogger
+from eventflow.brokers._tls import context_of
+from eventflow.brokers.rabbitmq._client_log import ours, quiet
+from eventflow.brokers.rabbitmq._confirms import ConfirmingChannel
+from eventflow.brokers.rabbitmq._errors import advice_on, channel_error, connection_error
+from eventflow.brokers.rabbitmq._sifter import Sifter
+from eventflow.brokers.rabbitmq.topology import KINDS, Binding, Exchange, Queue
+from eventflow.errors import BrokerConnectionError, BrokerError, TopologyError
+from eventflow.lifecycle.waiters import Waiters
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+
+    from eventflow.brokers.rabbitmq._channel import MessageChannel
+    from eventflow.brokers.rabbitmq._settings import Settings
+    from eventflow.brokers.rabbitmq.topology import Part
+
+    C = TypeVar("C", bound=MessageChannel)
+
+__all__ = ("Session",)
+
+log = EventLogger("eventflow.rabbitmq")
+
+CLOSE_S = 2.0
+"""Seconds that the server gets to answer when something is closed."""
+MOST_CHANNELS = 64
+"""Exchanges with a channel of their own to publish on."""
+PROVEN = 128 * 1_024
+"""Bytes of a message that any server takes; larger ones are tried first."""
+MOST_UNSENT = 4 * 1_024 * 1_024
+"""Bytes that wait to be sent; then publishers wait."""
+MOST_KNOWN = 10_000
+ASK_S = 10.0
+"""Seconds that it gets to answer a question."""
+
+
+class _Connection(aiormq.Connection):
+    # Silence is noticed after twice the heartbeat and a little, not three times.
+    HEARTBEAT_GRACE_MULTIPLIER = 2
+
+
+class _Transport(TransportFactory):
+    """Has the connection read through a `Sifter`."""
+
+    def __init__(self, settings: Settings, host: str, port: int, sifter: Sifter) -> None:
+        self._settings, self._host, self._port = settings, host, port
+        self._sifter = sifter
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def create(
+        self, url: object, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        protocol = asyncio.StreamReaderProtocol(self._sifter, loop=loop)
+        more: dict[str, Any] = {}
+        if tls := self._settings.tls:
+            # Read anew each time: certificates are renewed while a process runs.
+            more["ssl"] = await asyncio.to_thread(context_of, tls)
+            more["ssl_shutdown_timeout"] = CLOSE_S
+        transport, _ = await loop.create_connection(
+            lambda: protocol, self._host, self._port, **more
+        )
+        self.writer = asyncio.StreamWriter(transport, protocol, self._sifter, loop)
+        return self._sifter, self.writer
+
+
+class Session:
+    """One connection.
+
+    Attributes:
+        loop: Its event loop.
+        connection: The library's.
+        sifter: What it is read through.
+        lost: Is done when it is no more; its result says why.
+        room: Those who wait until the server takes more.
+        proven: Bytes of the largest message that the server is known to take.
+        trying: Is held by whoever publishes a larger one, on a channel of its own.
+    """
+
+    def __init__(
+        self,
+        connection: aiormq.Connection,
+        sifter: Sifter,
+        writer: asyncio.StreamWriter,
+        room: Waiters,
+        again: Callable[[], Awaitable[Session]],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.sifter = sifter
+        self.lost: asyncio.Future[BaseException | None] = self.loop.create_future()
+        self.room = room
+        self.connection: Any = connection
+        self._writer = writer
+        self._declared: set[Part] = set()
+        self._known: dict[int, tuple[Part, ...]] = {}  # all of whose parts are, by identity
+        self._declaring = asyncio.Lock()
+        self._publishing: dict[str, ConfirmingChannel] = {}
+        self._opening = asyncio.Lock()
+        self._again = again
+        self.proven = PROVEN
+        self.trying = asyncio.Lock()
+        self.connection.closing.add_done_callback(self._ended)
+
+    @classmethod
+    async def begin(cls, settings: Settings) -> Session:
+        """Connect to the first host that lets us in.
+
+        Raises:
+            BrokerConnectionError: None does, and one of them may later.
+            BrokerAuthenticationError: None does, or we don't trust them.
+        """
+        failures: list[BrokerError] = []
+        for host, port in settings.hosts:
+            try:
+                return await cls._at(settings, host, port)
+            except BrokerError as exc:
+                failures.append(exc)
+        if len(failures) == 1:
+            raise failures[0]
+        # One that is away may let us in once it is back.
+        first = next((one for one in failures if one.retriable), failures[0])
+        raise type(first)("; ".join(map(str, failures)))
+
+    @classmethod
+    async def _at(cls, settings: Settings, host: str, port: int) -> Session:
+        room = Waiters()
+
+        sifter = Sifter(room.wake_all)
+        transport = _Transport(settings, host, port, sifter)
+        where = f"{host}:{port}"
+        quiet()
+        try:
+            with ours():
+                async with asyncio.timeout(settings.connect_timeout):
+                    connection: Any = _Connection(
+                        settings.url(host, port), transport_factory=transport
+                    )
+                    connection.vhost = settings.vhost  # in a URL, some names mean something else
+                    await connection.connect()
+        except TimeoutError:
+            _abort(transport.writer)
+            failure: Exception = BrokerConnectionError(
+                f"RabbitMQ at {where} did not answer within {settings.connect_timeout:g} s"
+            )
+        except Exception as exc:  # noqa: BLE001 - whatever the library raises where there is none
+            failure = connection_error(
+                exc,
+                where,
+                sifter.refusal,
+                is_tls=bool(settings.tls),
+                is_begun=transport.writer is not None,
+            )
+        except BaseException:
+            _abort(transport.writer)
+            raise
+        else:
+            assert transport.writer is not None
+            return cls(
+                connection,
+                sifter,
+                transport.writer,
+                room,
+                again=lambda: cls._at(settings, host, port),
+            )
+        raise failure  # out of the block: the library's error knows the password
+
+    def _ended(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        for taker in [*self.sifter.takers.values()]:
+            taker.end(error)  # type: ignore[attr-defined]
+        if not self.lost.done():
+            self.lost.set_result(error)
+        self.room.wake_all()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used; no more once it is being closed, before the library says so."""
+        is_lost = self.sifter.refusal is not None or self.lost.done()
+        return not is_lost and not self._writer.is_closing()
+
+    @property
+    def most(self) -> int:
+        """Bytes that a frame may have."""
+        return int(self.connection.connection_tune.frame_max) or 131_072
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames; what is written while it is being closed goes nowhere."""
+        with contextlib.suppress(RuntimeError):
+            self._writer.write(data)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and are not on their way yet."""
+        return int(self._writer.transport.get_write_buffer_size())
+
+    async def may_publish(self) -> None:
+        """Wait until there is room for more, and the server takes it; or until it is lost."""
+        while self.is_open and (self.sifter.is_blocked or self.unsent > MOST_UNSENT):
+            if self.sifter.is_blocked:
+                await self.room.wait()
+            else:
+                await self._writer.drain()
+
+    @contextlib.asynccontextmanager
+    async def asking(self, what: str, *, within: float = ASK_S) -> AsyncGenerator[None]:
+        """Ask the server for something; bounded, and the library's errors become ours.
+
+        Raises:
+            BrokerError: It refuses, or the connection is lost.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
+        failure: BaseException
+        try:
+            with ours():
+                async with asyncio.timeout(within):
+                    yield
+        except TimeoutError:
+            raise BrokerConnectionError(f"{what}: RabbitMQ did not answer in time") from None
+        except asyncio.CancelledError as exc:
+            # What the library had under way is cancelled when it closes a connection.
+            if task.cancelling() > cancelled:
+                raise
+            failure = exc
+        except Exception as exc:  # noqa: BLE001 - whatever the library raises
+            if task.cancelling() > cancelled:  # also instead of a cancellation of ours
+                raise asyncio.CancelledError from None
+            failure = exc
+        else:
+            if task.cancelling() > cancelled:  # which the library has kept to itself
+                raise asyncio.CancelledError
+            return
+        raise channel_error(failure, what)
+
+    async def open(self, kind: Callable[[Session, Any], C], *, confirms: bool = False) -> C:
+        """Open a channel of ours.
+
+        Raises:
+            BrokerConnectionError: The connection is lost.
+        """
+        async with self.asking("a channel"):
+            return kind(self, await self.connection.channel(publisher_confirms=confirms))
+        raise AssertionError("it returns or raises")
+
+    async def publishing(self, exchange: str) -> ConfirmingChannel:
+        """The channel to publish to an exchange on; another one when the last one has ended.
+
+        A message that the server refuses ends the channel. So each exchange has its own, and what
+        goes wrong with one does not touch what is under way to another.
+
+        Raises:
+            BrokerConnectionError: The connection is lost.
+        """
+        key = self._key(exchange)
+        channel = self._publishing.get(key)
+        if channel is None or not channel.is_open:
+            async with self._opening:
+                channel = self._publishing.get(key)
+                if channel is None or not channel.is_open:
+                    if channel is not None:
+                        self._forget_all()  # it may have ended by what is no longer there
+                    channel = await self.open(ConfirmingChannel, confirms=True)
+                    self._publishing[key] = channel
+        return channel
+
+    def retire(self, channel: ConfirmingChannel) -> bool:
+        """Publish on another channel from now on; whether it was this one.
+
+        A queue that answers nothing may hold up all that the server has for a channel.
+        """
+        names = [name for name, one in self._publishing.items() if one is channel]
+        if not names or self.sifter.is_blocked:
+            return False
+        del self._publishing[names[0]]
+        return True
+
+    async def close_later(self, channel: ConfirmingChannel, *, after: float) -> None:
+        """Close a channel after so many seconds: what is under way may still be confirmed."""
+        await asyncio.sleep(after)
+        if channel.is_open:
+            channel.end(None)
+            with contextlib.suppress(Exception):
+                await channel.channel.close()
+
+    def _key(self, exchange: str) -> str:
+        """Whose channel an exchange has: beyond so many, one for all."""
+        channels = self._publishing
+        return exchange if exchange in channels or len(channels) < MOST_CHANNELS else ""
+
+    def ready_channel(
+        self, exchange: str, parts: tuple[Part, ...], size: int
+    ) -> ConfirmingChannel | None:
+        """The channel to publish on, where nothing has to be opened, declared or waited for."""
+        channel = self._publishing.get(self._key(exchange))
+        if (
+            channel is None
+            or not channel.is_open
+            or size > self.proven
+            or self.sifter.is_blocked
+            or self.unsent > MOST_UNSENT
+            or not self._is_declared(parts)
+        ):
+            return None
+        return channel
+
+    def _is_declared(self, parts: tuple[Part, ...]) -> bool:
+        if self._known.get(id(parts)) is parts:
+            return True
+        if not self._declared.issuperset(parts):
+            return False
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[id(parts)] = parts
+        return True
+
+    def forget(self, parts: Iterable[Part]) -> None:
+        """What was declared may be there no more."""
+        self._declared.difference_update(parts)
+        self._known.clear()
+
+    def _forget_all(self) -> None:
+        self._declared.clear()
+        self._known.clear()
+
+    async def declare(self, parts: Iterable[Part]) -> None:
+        """Declare what was not declared yet on this connection.
+
+        Raises:
+            TopologyError: Something is there with other properties.
+            BrokerAuthenticationError: We may not.
+            BrokerConnectionError: The connection is lost.
+        """
+        async with self._declaring:
+            missing = [part for part in parts if part not in self._declared]
+            if not missing:
+                return
+            async with self.asking("a channel"):
+                channel = await self.connection.channel(publisher_confirms=False)
+            try:
+                for part in missing:
+                    if isinstance(part, Exchange) and part.kind not in KINDS:
+                        await self._try(part)
+                    try:
+                        async with self.asking(_name(part)):
+                            await _declare(channel, part)
+                    except TopologyError as exc:
+                        raise TopologyError(f"{exc}{advice_on(part, exc)}") from None
+                    self._declared.add(part)
+            finally:
+                await self.close_channel(channel)
+
+    async def _try(self, exchange: Exchange) -> None:
+        """Declare an exchange on a connection of its own: one of no known kind ends that.
+
+        Raises:
+            BrokerError: It can't be declared.
+        """
+        trial = await self._again()
+        try:
+            async with trial.asking("a channel"):
+                channel = await trial.connection.channel(publisher_confirms=False)
+            async with trial.asking(_name(exchange)):
+                await _declare(channel, exchange)
+        except BrokerConnectionError:
+            await asyncio.wait([trial.lost], timeout=CLOSE_S)
+            error = trial.lost.result() if trial.lost.done() else None
+            if not isinstance(error, CommandInvalid):
+                raise
+        else:
+            return
+        finally:
+            await trial.close()
+        raise TopologyError(f"{_name(exchange)}: RabbitMQ has no kind {exchange.kind!r}")
+
+    async def close_channel(self, channel: Any) -> None:
+        """Close a channel; bounded, and the connection goes where it takes too long."""
+        if channel.is_closed or not self.is_open:
+            return
+        try:
+            async with self.asking("a channel", within=CLOSE_S):
+                await channel.close()
+        except BrokerError:
+            if not channel.is_closed:
+                self.abort()
+
+    async def close(self) -> None:
+        """Close the connection; bounded."""
+        for channel in self._publishing.values():
+            channel.flush()
+        if self.is_open:
+            with contextlib.suppress(BrokerError):
+                async with self.asking("the connection", within=CLOSE_S):
+                    await self.connection.close()
+        self.abort()
+
+    def abort(self) -> None:
+        """End it without a word."""
+        _abort(self._writer)
+
+
+def _abort(writer: asyncio.StreamWriter | None) -> None:
+    if writer is not None:
+        writer.transport.abort()
+
+
+async def _declare(channel: Any, part: Part) -> None:
+    if isinstance(part, Exchange):
+        await channel.exchange_declare(
+            part.name,
+            exchange_type=part.kind,
+            durable=part.durable,
+            passive=part.must_exist,
+            arguments={**part.arguments} or None,
+        )
+    elif isinstance(part, Queue):
+        if part.drops:
+            log.warning("eventflow.queue_may_drop", queue=part.name)
+        await channel.queue_declare(
+            part.name,
+            durable=part.durable,
+            exclusive=part.exclusive,
+            arguments={**part.arguments} or None,
+        )
+    else:
+        await channel.rpc(
+            commands.Queue.Bind(
+                queue=part.queue, exchange=part.exchange, routing_key=part.routing_key
+            )
+        )
+
+
+def _name(part: Part) -> str:
+    if isinstance(part, Binding):
+        return f"the binding of queue {part.queue!r} to exchange {part.exchange!r}"
+    return f"{'exchange' if isinstance(part, Exchange) else 'queue'} {part.name!r}"

@@ -1,0 +1,133 @@
+"""`RabbitMQSubscriber`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
+from eventflow.brokers.rabbitmq._ladder import bound_again
+from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
+from eventflow.errors import BrokerConnectionError
+from eventflow.events import validate_topic
+from eventflow.lifecycle.options import check_whole
+from eventflow.messaging import Broadcast
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from eventflow.brokers.rabbitmq.broker import RabbitMQBroker
+    from eventflow.brokers.rabbitmq.topology import Source, Topology
+    from eventflow.messaging import Deliveries, Features, Group
+
+__all__ = ("RabbitMQSubscriber",)
+
+DEFAULT_IN_FLIGHT = 200
+
+
+class RabbitMQSubscriber:
+    """A member of a group.
+
+    Up to 200 deliveries are unsettled at once, unless ``max_in_flight`` says otherwise: as many
+    are fetched ahead. What `publisher` publishes is kept in a queue of the topic's own name, even
+    where nobody receives it yet: dead letters go through it.
+    """
+
+    def __init__(self, broker: RabbitMQBroker, topology: Topology, *, group: Group) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._group = group
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQSubscriber of group {self._group!r}>"
+
+    def _place(self) -> tuple[object, ...]:
+        return id(self._broker), self._topology, self._group
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both receive from the same place."""
+        if not isinstance(other, RabbitMQSubscriber):
+            return NotImplemented
+        return self._place() == other._place()
+
+    def __hash__(self) -> int:
+        return hash(self._place())
+
+    @property
+    def features(self) -> Features:
+        """What the backend can do."""
+        return self._broker.features
+
+    @property
+    def group(self) -> Group:
+        """The group."""
+        return self._group
+
+    def required_topics(self, topic: str) -> tuple[str, ...]:
+        """The topic alone."""
+        return (topic,)
+
+    def publisher(self) -> RabbitMQPublisher:
+        """A publisher whose messages are kept, also where nobody receives them yet."""
+        return RabbitMQPublisher(self._broker, self._topology.keeping)
+
+    async def prepare(self, topic: str) -> None:
+        """Declare the group's queue, so that it gets what is published from now on.
+
+        Raises:
+            TopologyError: Something is there with other properties.
+            BrokerConnectionError: The broker can't be reached.
+        """
+        validate_topic(topic)
+        self._broker.check_open()
+        if not isinstance(self._group, Broadcast):
+            await self._broker.declare(self._source(topic).parts)
+
+    def _source(self, topic: str) -> Source:
+        source = self._topology.source(topic, self._group)
+        return bound_again(source) if self.features.nack_delay else source
+
+    async def lag(self, topic: str) -> int:
+        """Not known: RabbitMQ tells how many messages are ready, not how many are in hand.
+
+        Raises:
+            UnsupportedFeatureError: Always.
+        """
+        validate_topic(topic)
+        self._broker.check_open()
+        self.features.require("lag")
+        raise AssertionError("declared, and not there")
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, *, max_in_flight: int | None = None
+    ) -> AsyncGenerator[Deliveries]:
+        """Receive a topic; see `eventflow.messaging.Subscriber`.
+
+        Raises:
+            TopologyError: The queue is there with other properties.
+        """
+        bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
+        check_whole("max_in_flight", bound)
+        validate_topic(topic)
+        broker = self._broker
+        broker.check_open()
+        source_of = partial(self._source, topic)
+        deliveries = RabbitMQDeliveries(
+            broker, topic, source_of, self.publisher(), max_in_flight=bound
+        )
+        broker.subscriptions.add(deliveries)
+        try:
+            try:
+                async with asyncio.timeout(broker.settings.connect_timeout):
+                    await deliveries.begin()
+            except TimeoutError:
+                raise BrokerConnectionError(
+                    f"topic {topic!r} can't be received: {deliveries.problem or 'no answer'}"
+                ) from None
+            yield deliveries
+        finally:
+            broker.subscriptions.discard(deliveries)
+            await asyncio.shield(deliveries.close())

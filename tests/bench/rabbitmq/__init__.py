@@ -1,0 +1,1 @@
+"""Measures of the RabbitMQ backend, beside raw aio-pika, FastStream and watermill-amqp."""

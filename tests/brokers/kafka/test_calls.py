@@ -1,0 +1,196 @@
+"""One publish beside a client that does nothing by itself: who goes on, when, and with what."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import pytest
+
+from eventflow.brokers.kafka import _producer
+from eventflow.brokers.kafka._producer import Call, ProducerThread, Trust
+from eventflow.messaging import Message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+
+class FakeClient:
+    """Takes what is sent; tells what became of it once it is told to."""
+
+    def __init__(self) -> None:
+        self._sent: list[Callable[[Any, Any], None]] = []
+        self._told = threading.Event()
+        self._is_closed = False
+
+    def produce(self, *_: object, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
+        if self._is_closed:
+            raise RuntimeError
+        self._sent.append(on_delivery)
+
+    def tell(self) -> None:
+        """Everything is stored."""
+        self._told.set()
+
+    def poll(self, _: float) -> None:
+        if self._told.wait(0.001):
+            self._told.clear()
+            sent, self._sent = self._sent, []
+            for heard in sent:
+                heard(None, None)
+
+    def flush(self, _: float) -> None:
+        pass
+
+    def purge(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._is_closed = True
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+async def thread(client: FakeClient) -> AsyncGenerator[ProducerThread]:
+    found = made(client)
+    yield found
+    await found.end()
+
+
+def made(client: FakeClient) -> ProducerThread:
+    library: Any = client
+    return ProducerThread(library, Trust(["h"]), asyncio.get_running_loop())
+
+
+async def publish(thread: ProducerThread, *, within: float = 30.0) -> Call:
+    """What a publisher does, once it has checked everything."""
+    call = Call(thread, "t", [Message(b"x")], thread.loop.time() + within)
+    thread.send(call, [(None, [], None)])
+    await call.ended
+    return call
+
+
+async def test_it_goes_on_when_it_is_told(thread: ProducerThread, client: FakeClient) -> None:
+    """All that were sent, each with its own end."""
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        calls = [group.create_task(publish(thread)) for _ in range(100)]
+        await asyncio.sleep(0)
+        client.tell()
+    assert not any(call.result().has_failed for call in calls)
+
+
+async def test_who_looks_on_is_told_too(thread: ProducerThread, client: FakeClient) -> None:
+    """As tools do that watch what a task waits for."""
+    call = Call(thread, "t", [Message(b"x")], thread.loop.time() + 30.0)
+    thread.send(call, [(None, [], None)])
+    told: list[object] = []
+    call.ended.add_done_callback(told.append)
+
+    async def wait() -> None:
+        await call.ended
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(wait())
+        await asyncio.sleep(0)
+        client.tell()
+    assert told == [call.ended]
+
+
+async def test_who_is_cancelled_is_told_by_whom(thread: ProducerThread) -> None:
+    """The message of a cancellation comes along, as from a future; without one there is none."""
+    for given, args in ((("by us",), ("by us",)), ((), ())):
+        task = asyncio.create_task(publish(thread))
+        await asyncio.sleep(0)
+        assert task.cancel(*given)
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert caught.value.args == args
+
+
+@pytest.mark.parametrize("shape", ["move_on_after", "fail_after", "task group"])
+async def test_scopes_of_anyio_catch_their_own(thread: ProducerThread, shape: str) -> None:
+    """They know their cancellation by its message, and nothing of it is left."""
+    async with asyncio.timeout(5):
+        if shape == "move_on_after":
+            with anyio.move_on_after(0.01) as scope:
+                await publish(thread)
+            assert scope.cancelled_caught
+        elif shape == "fail_after":
+            with pytest.raises(TimeoutError), anyio.fail_after(0.01):
+                await publish(thread)
+        else:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(publish, thread)
+                await asyncio.sleep(0)
+                group.cancel_scope.cancel()
+            assert group.cancel_scope.cancelled_caught
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+
+
+async def test_who_publishes_again_as_its_time_is_over(
+    thread: ProducerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks for calls whose time is over is one timer, however many are begun from it."""
+    monkeypatch.setattr(_producer, "SWEEP_S", 0.005)
+    looks, kind = [0], cast("Any", ProducerThread)
+    look = kind._sweep
+
+    def counted(self: ProducerThread) -> None:
+        looks[0] += 1
+        look(self)
+
+    monkeypatch.setattr(kind, "_sweep", counted)
+    async with asyncio.timeout(10):
+        for _ in range(10):
+            # Over by the first look at it.
+            assert (await publish(thread, within=0.001)).has_failed
+    assert looks == [10]
+
+
+@pytest.mark.parametrize("end", ["told", "late", "closed"])
+def test_a_task_that_ends_the_program(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Others have their ends all the same, should the loop go on, and the client is closed."""
+    monkeypatch.setattr(_producer, "SWEEP_S", 0.005)
+
+    async def begin() -> tuple[ProducerThread, list[asyncio.Task[Any]]]:
+        thread, within = made(client), 0.001 if end == "late" else 30.0
+
+        async def leave() -> None:
+            await publish(thread, within=within)
+            raise SystemExit
+
+        leaving = asyncio.create_task(leave())
+        others = [asyncio.create_task(publish(thread, within=within)) for _ in range(3)]
+        await asyncio.sleep(0)
+        return thread, [leaving, *others]
+
+    async def go_on(thread: ProducerThread, tasks: list[asyncio.Task[Any]]) -> None:
+        if end == "told":
+            client.tell()
+        elif end == "closed":
+            await thread.end()
+        await asyncio.wait(tasks)
+
+    async def others_end(thread: ProducerThread, tasks: list[asyncio.Task[Any]]) -> None:
+        async with asyncio.timeout(5):
+            calls = await asyncio.gather(*tasks[1:])
+            assert [call.has_failed for call in calls] == [end != "told"] * 3
+            await thread.end()
+
+    with asyncio.Runner() as runner:
+        thread, tasks = runner.run(begin())
+        with pytest.raises(SystemExit):
+            runner.run(go_on(thread, tasks))
+        assert isinstance(tasks[0].exception(), SystemExit)
+        runner.run(others_end(thread, tasks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from eventflow.brokers.rabbitmq._channel import MessageChannel
 from eventflow.brokers.rabbitmq._errors import refusal_of
@@ -32,9 +32,7 @@ class Call:
 
     Attributes:
         topic: The topic.
-        messages: The messages.
-        routes: Where each of them goes, all by one exchange.
-        tables: Their headers.
+        items: The messages, each with where it goes, all by one exchange, and its headers.
         exchange: The exchange.
         parts: What is declared before.
         size: Bytes of the largest payload.
@@ -51,48 +49,41 @@ class Call:
         "channel",
         "ended",
         "exchange",
+        "items",
         "left",
         "lost",
-        "messages",
         "parts",
         "refused",
-        "routes",
         "sent",
         "size",
         "stored",
-        "tables",
         "topic",
         "unrouted",
     )
 
-    def __init__(
-        self,
-        topic: str,
-        messages: Sequence[Message],
-        routes: Sequence[Route],
-        tables: Sequence[bytes],
-    ) -> None:
+    def __init__(self, topic: str, items: Sequence[tuple[Message, Route, bytes]]) -> None:
+        message, route, _ = items[0]
         self.topic = topic
-        self.messages = messages
-        self.routes = routes
-        self.tables = tables
-        self.exchange = routes[0].exchange
-        self.parts = _parts(routes)
-        self.size = max(len(message.payload) for message in messages)
+        self.items = items
+        self.exchange = route.exchange
+        if len(items) == 1:
+            self.parts, self.size = route.parts, len(message.payload)
+        else:
+            self.parts = _parts([route for _, route, _ in items])
+            self.size = max(len(message.payload) for message, _, _ in items)
         self.sent = 0
         self.channel: ConfirmingChannel | None = None
-        self.left = len(messages)
+        self.left = len(items)
         self.stored: list[int] = []
         self.refused: dict[int, str] = {}
         self.unrouted = 0
         self.lost: BaseException | str | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @classmethod
-    def of(cls, topic: str, some: Sequence[tuple[Message, Route, bytes]]) -> Self:
-        """One of messages, each with its route and its headers."""
-        messages, routes, tables = zip(*some, strict=True)
-        return cls(topic, messages, routes, tables)
+    @property
+    def messages(self) -> list[Message]:
+        """The messages."""
+        return [message for message, _, _ in self.items]
 
     def told(self, at: int, refusal: str) -> None:
         """One was stored, or was not; the last one ends the call."""
@@ -137,13 +128,14 @@ class ConfirmingChannel(MessageChannel):
         if not parts:
             self.session.loop.call_soon(self.flush)
         number, most, size = self.number, self._most, 0
-        for at in range(call.sent, len(call.messages)):
+        for at in range(call.sent, len(call.items)):
+            message, route, table = call.items[at]
             self._open[self._next] = call, at
             self._next += 1
-            content = content_frames(number, call.tables[at], call.messages[at].payload, most)
-            parts += (self._prefix(call.routes[at]), content)
+            content = content_frames(number, table, message.payload, most)
+            parts += (self._prefix(route), content)
             size += len(content)
-        call.sent = len(call.messages)
+        call.sent = len(call.items)
         call.channel = self
         self._unwritten_size += size
         if self._unwritten_size > ENOUGH:
@@ -184,8 +176,8 @@ class ConfirmingChannel(MessageChannel):
             call.told(at, "the queue takes no more")
             return
         if self._returned:
-            route = call.routes[at]
-            which = route.exchange, route.routing_key, call.messages[at].id
+            message, route, _ = call.items[at]
+            which = route.exchange, route.routing_key, message.id
             if again := self._returned.pop(which, 0):
                 if again > 1:
                     self._returned[which] = again - 1

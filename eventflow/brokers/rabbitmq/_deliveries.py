@@ -13,6 +13,7 @@ from eventflow._log import EventLogger
 from eventflow.brokers.rabbitmq._consuming import CONSUMER, ConsumingChannel
 from eventflow.brokers.rabbitmq._delivery import RabbitMQDelivery
 from eventflow.brokers.rabbitmq._errors import reason_of
+from eventflow.brokers.rabbitmq._postponing import is_postponed, postponed
 from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from eventflow.brokers.rabbitmq._channel import Arrived
     from eventflow.brokers.rabbitmq._session import Session
     from eventflow.brokers.rabbitmq.broker import RabbitMQBroker
-    from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
     from eventflow.brokers.rabbitmq.topology import Source
     from eventflow.messaging import Delivery, Features
 
@@ -43,8 +43,8 @@ WELL_S = 5.0
 """Seconds after which a channel that ends was a good one."""
 
 END_S = 2.0
-PUT_OFF_S = 2.0
-"""Seconds that what is being put off gets when the subscription is left."""
+POSTPONING_S = 2.0
+"""Seconds that what is being postponed gets when the subscription is left."""
 
 _ACKED = SettlementState.ACKED
 
@@ -59,7 +59,6 @@ class RabbitMQDeliveries(Deliveries):
         broker: RabbitMQBroker,
         topic: str,
         source_of: Callable[[], Source],
-        publisher: RabbitMQPublisher,
         *,
         max_in_flight: int,
     ) -> None:
@@ -76,8 +75,7 @@ class RabbitMQDeliveries(Deliveries):
         self._is_paused = self._is_closed = self._was_missing = False
         self._error: BrokerError | None = None
         self._problem = ""
-        self._putting_off: set[asyncio.Task[None]] = set()
-        self._publisher = publisher
+        self._postponing: set[asyncio.Task[None]] = set()
         self._begun: asyncio.Future[None] = broker.loop.create_future()
         self._wanted: asyncio.Future[None] = broker.loop.create_future()
         self._task = self._link.spawn(self._run(), f"subscription-{topic}")
@@ -232,20 +230,20 @@ class RabbitMQDeliveries(Deliveries):
         if delivery.state is _ACKED:
             channel.ack(tag, at_once=not self._buffer)
             return
-        if self.features.nack_delay and _is_put_off(delivery):
-            task = self._link.spawn(self._put_off(delivery), f"put-off-{delivery.topic}")
-            self._putting_off.add(task)
-            task.add_done_callback(self._putting_off.discard)
+        if self.features.nack_delay and is_postponed(delivery):
+            task = self._link.spawn(self._postpone(delivery), f"postpone-{delivery.topic}")
+            self._postponing.add(task)
+            task.add_done_callback(self._postponing.discard)
             return
         channel.give_back(tag)
         self._held.pop(tag, None)
         delivery.confirmed()
 
-    async def _put_off(self, delivery: RabbitMQDelivery) -> None:
+    async def _postpone(self, delivery: RabbitMQDelivery) -> None:
         """Have it wait where it does not have to be held, then let go of it here."""
         channel, tag = delivery.channel, delivery.tag
         try:
-            await self._publisher.put_off(self._source.queue, delivery)
+            await self._broker.sender.send(postponed(delivery, self._source.queue))
         except (PublishError, BrokerError) as exc:
             log.warning(
                 "eventflow.message_not_postponed",
@@ -287,8 +285,8 @@ class RabbitMQDeliveries(Deliveries):
         self._is_closed = True
         channel = self._channel
         self._readers.wake_all()
-        if self._putting_off:
-            await asyncio.wait(self._putting_off, timeout=PUT_OFF_S)
+        if self._postponing:
+            await asyncio.wait(self._postponing, timeout=POSTPONING_S)
         if channel is not None and channel.is_open:
             channel.flush()
         self._lose()
@@ -298,9 +296,3 @@ class RabbitMQDeliveries(Deliveries):
             await channel.cancel()
             await channel.close()  # gives back what is unsettled
         await cancel_and_wait([self._task], grace=END_S)
-
-
-def _is_put_off(delivery: RabbitMQDelivery) -> bool:
-    """Whether it has to be stored anew: to wait, or with another number of failures."""
-    failures = delivery.nack_failures
-    return bool(delivery.nack_delay) or failures not in (None, delivery.failures)

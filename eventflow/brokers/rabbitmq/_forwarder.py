@@ -10,7 +10,6 @@ from eventflow.brokers.rabbitmq._confirms import UNROUTED, Call
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
 from eventflow.brokers.rabbitmq._ladder import AGAIN, DUE, DUE_QUEUE, read_note, waiting
 from eventflow.brokers.rabbitmq._wire import table_of
-from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
 from eventflow.brokers.rabbitmq.topology import Exchange, Queue, Route
 from eventflow.errors import BrokerClosedError, BrokerError, PublishError
 from eventflow.lifecycle.supervisor import cancel_and_wait
@@ -41,15 +40,17 @@ class Forwarder:
 
     def __init__(self, broker: RabbitMQBroker) -> None:
         self._broker = broker
-        self._publisher = RabbitMQPublisher(broker, _no_route)
         self._deliveries: RabbitMQDeliveries | None = None
         self._task = broker.link.spawn(self._run(), "forwarder")
 
     async def _run(self) -> None:
         while True:
-            deliveries = self._deliveries = RabbitMQDeliveries(
-                self._broker, DUE_QUEUE, lambda: DUE, self._publisher, max_in_flight=MOST
-            )
+            try:
+                deliveries = self._deliveries = RabbitMQDeliveries(
+                    self._broker, DUE_QUEUE, lambda: DUE, max_in_flight=MOST
+                )
+            except BrokerClosedError:
+                return
             try:
                 while received := await deliveries.receive(MOST):
                     for delivery in received:
@@ -86,7 +87,7 @@ class Forwarder:
             pairs = note.counts()
         table = table_of(message, pairs)
         where = note.routing_key or note.exchange
-        await self._publisher.send(Call.of(where, [(message, route, table)]))
+        await self._broker.sender.send(Call(where, [(message, route, table)]))
 
     async def _again(self, delivery: Delivery, note: Note, error: Exception) -> None:
         """Let one wait once more that could not be handed on."""
@@ -101,9 +102,9 @@ class Forwarder:
             count=1,
             event_ids=[message.id],
         )
-        call = Call.of(DUE_QUEUE, [(message, waiting(AGAIN_S), table_of(message, note.pairs()))])
+        call = Call(DUE_QUEUE, [(message, waiting(AGAIN_S), table_of(message, note.pairs()))])
         try:
-            await self._publisher.send(call)
+            await self._broker.sender.send(call)
         except (PublishError, BrokerError):
             delivery.nack()
         else:
@@ -125,7 +126,3 @@ def _way(note: Note) -> Route:
         return Route(note.exchange, note.routing_key, must_arrive=True)
     there = Exchange(note.exchange, must_exist=True)
     return Route(note.exchange, note.routing_key, parts=(there,))
-
-
-def _no_route(topic: str) -> Route:
-    raise AssertionError(topic)

@@ -363,6 +363,22 @@ class Session:
             finally:
                 await self.close_channel(channel)
 
+    async def messages_ready(self, queue: str) -> int:
+        """How many messages wait in a queue.
+
+        Raises:
+            TopologyError: There is none of that name.
+            BrokerConnectionError: The connection is lost.
+        """
+        async with self.asking("a channel"):
+            channel = await self.connection.channel(publisher_confirms=False)
+        try:
+            async with self.asking(f"queue {queue!r}"):
+                found = await channel.queue_declare(queue, passive=True)
+        finally:
+            await self.close_channel(channel)
+        return int(found.message_count)
+
     async def _try(self, exchange: Exchange) -> None:
         """Declare an exchange on a connection of its own: one of no known kind ends that.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from eventflow._log import EventLogger
 from eventflow.brokers.rabbitmq._forwarder import Forwarder
 from eventflow.brokers.rabbitmq._link import Link
+from eventflow.brokers.rabbitmq._sending import Sender
 from eventflow.brokers.rabbitmq._session import Session
 from eventflow.brokers.rabbitmq._settings import Settings, from_dsn
 from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
@@ -24,13 +25,15 @@ from eventflow.messaging import Broker, Features, check_group
 from eventflow.messaging.dsn import read
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Awaitable, Callable, Collection
     from types import TracebackType
 
     from eventflow.brokers.rabbitmq._confirms import ConfirmingChannel
     from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
     from eventflow.brokers.rabbitmq.topology import Part, Topology
     from eventflow.messaging import Dsn, Group
+
+T = TypeVar("T")
 
 __all__ = ("RabbitMQBroker",)
 
@@ -83,6 +86,7 @@ class RabbitMQBroker(Broker):
         loop: The event loop that it was entered in.
         unrouted: How many messages of a topic have reached no queue.
         subscriptions: Those that are open.
+        sender: What all its publishers send with.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -138,6 +142,7 @@ class RabbitMQBroker(Broker):
         )
         self.unrouted: Counter[str] = Counter()
         self.subscriptions: set[RabbitMQDeliveries] = set()
+        self.sender = Sender(self)
         self._said: dict[str, float] = {}
         self._forwarder: Forwarder | None = None
         self._link: Link | None = None
@@ -264,15 +269,31 @@ class RabbitMQBroker(Broker):
             TopologyError: Something is there with other properties.
             BrokerConnectionError: The broker can't be reached.
         """
+
+        def declare(session: Session) -> Awaitable[None]:
+            session.forget(parts)  # somebody may have deleted them
+            return session.declare(parts)
+
+        await self._ask(declare, "nothing was declared")
+
+    async def messages_ready(self, queue: str) -> int:
+        """How many messages wait in a queue that nobody has in hand.
+
+        Raises:
+            TopologyError: There is no such queue.
+            BrokerConnectionError: The broker can't be reached.
+        """
+        return await self._ask(lambda session: session.messages_ready(queue), "nothing was counted")
+
+    async def _ask(self, ask: Callable[[Session], Awaitable[T]], nothing: str) -> T:
+        """Ask once there is a connection, and again where that is lost meanwhile; bounded."""
         self.check_open()
         until = self.loop.time() + self._settings.connect_timeout
         while True:
             try:
-                session = await self.link.wait(until)
-                session.forget(parts)  # somebody may have deleted them
-                return await session.declare(parts)
+                return await ask(await self.link.wait(until))
             except TimeoutError:
-                raise BrokerConnectionError(f"nothing was declared: {self.problem}") from None
+                raise BrokerConnectionError(f"{nothing}: {self.problem}") from None
             except BrokerConnectionError:
                 if self.loop.time() >= until:
                     raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
 from eventflow.brokers.rabbitmq._ladder import bound_again
 from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
-from eventflow.errors import BrokerConnectionError
+from eventflow.errors import BrokerConnectionError, InvalidOptionError
 from eventflow.events import validate_topic
 from eventflow.lifecycle.options import check_whole
 from eventflow.messaging import Broadcast
@@ -89,8 +89,30 @@ class RabbitMQSubscriber:
         source = self._topology.source(topic, self._group)
         return bound_again(source) if self.features.nack_delay else source
 
+    async def messages_ready(self, topic: str) -> int:
+        """How many messages wait in the group's queue that no member has in hand.
+
+        That is what RabbitMQ tells, and not the group's lag: up to ``max_in_flight`` messages of
+        each member have left the queue's wait and are not settled. The queue is declared.
+
+        Raises:
+            InvalidOptionError: The group is `Broadcast`, whose instances have queues of their own.
+            TopologyError: Something is there with other properties.
+            BrokerConnectionError: The broker can't be reached.
+        """
+        if isinstance(self._group, Broadcast):
+            raise InvalidOptionError(
+                "Broadcast() has a queue for each instance, which nobody else sees: ask for a "
+                "group's",
+                option="group",
+            )
+        await self.prepare(topic)
+        return await self._broker.messages_ready(self._source(topic).queue)
+
     async def lag(self, topic: str) -> int:
         """Not known: RabbitMQ tells how many messages are ready, not how many are in hand.
+
+        `messages_ready` asks for those.
 
         Raises:
             UnsupportedFeatureError: Always.
@@ -115,9 +137,7 @@ class RabbitMQSubscriber:
         broker = self._broker
         broker.check_open()
         source_of = partial(self._source, topic)
-        deliveries = RabbitMQDeliveries(
-            broker, topic, source_of, self.publisher(), max_in_flight=bound
-        )
+        deliveries = RabbitMQDeliveries(broker, topic, source_of, max_in_flight=bound)
         broker.subscriptions.add(deliveries)
         try:
             try:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
 def call(*payloads: bytes) -> Call:
     messages = [Message(payload) for payload in payloads or (b"some",)]
     route = Route("orders")
-    return Call.of("orders", [(message, route, table_of(message)) for message in messages])
+    return Call("orders", [(message, route, table_of(message)) for message in messages])
 
 
 class Wire:

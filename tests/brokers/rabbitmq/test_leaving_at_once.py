@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(120)]
 
 
-async def test_a_broker_is_left_wherever_its_subscriptions_are(rabbitmq: RabbitMQ) -> None:
-    """What the library makes of a cancellation does not hold it up."""
+async def test_a_broker_is_left_wherever_its_subscriptions_are(
+    rabbitmq: RabbitMQ, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the library makes of a cancellation does not hold it up, and nobody hears of it."""
     loop = asyncio.get_running_loop()
+    unheard: list[object] = []
+    loop.set_exception_handler(lambda _, context: unheard.append(context))
     for turns in range(0, 600, 2):
         broker = RabbitMQBroker(rabbitmq.address)
         await broker.__aenter__()
@@ -36,3 +41,6 @@ async def test_a_broker_is_left_wherever_its_subscriptions_are(rabbitmq: RabbitM
         receiving.cancel()
         with suppress(Exception, asyncio.CancelledError):
             await receiving
+    gc.collect()
+    assert not unheard
+    assert not caplog.messages

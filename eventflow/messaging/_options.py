@@ -156,6 +156,11 @@ class Options(NamedTuple):
                 option="max_in_flight",
             )
 
+    @property
+    def in_hand(self) -> int:
+        """Most messages that can be in the hands of the handler at once."""
+        return self.concurrency * (self.batch or 1)
+
     def _check_batch(self) -> None:
         if self.order_key is not None:
             raise InvalidOptionError(

@@ -255,7 +255,9 @@ class Reader:
             await self._prepare_dead_letters(runner)
         bounds = [r.options.max_in_flight for r in runners if r.options.max_in_flight]
         async with self.subscriber.subscribe(
-            self.topic, max_in_flight=sum(bounds) if len(bounds) == len(runners) else None
+            self.topic,
+            max_in_flight=sum(bounds) if len(bounds) == len(runners) else None,
+            concurrency=sum(runner.options.in_hand for runner in runners),
         ) as deliveries:
             self._deliveries = deliveries
             self.state, self.reason, self._since = "running", "", self._scope.loop.time()

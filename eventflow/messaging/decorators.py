@@ -96,10 +96,10 @@ class SubscriberDecorator:
         return self.inner.group
 
     def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AbstractAsyncContextManager[Deliveries]:
         """Receive a topic; see `Subscriber.subscribe`."""
-        return self.inner.subscribe(topic, max_in_flight=max_in_flight)
+        return self.inner.subscribe(topic, max_in_flight=max_in_flight, concurrency=concurrency)
 
     async def prepare(self, topic: str) -> None:
         """Let the group begin; see `Subscriber.prepare`."""
@@ -203,9 +203,11 @@ class _TransformingSubscriber(SubscriberDecorator):
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        async with self.inner.subscribe(topic, max_in_flight=max_in_flight) as deliveries:
+        async with self.inner.subscribe(
+            topic, max_in_flight=max_in_flight, concurrency=concurrency
+        ) as deliveries:
             yield _TransformedDeliveries(deliveries, self.transform)
 
 

@@ -181,7 +181,7 @@ class Subscriber(Protocol):
         ...
 
     def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AbstractAsyncContextManager[Deliveries]:
         """Receive a topic for as long as the block lasts.
 
@@ -196,7 +196,8 @@ class Subscriber(Protocol):
         Args:
             topic: Topic by eventflow's grammar; no pattern.
             max_in_flight: Most deliveries that are unsettled at once; 1 or more. ``None``: the
-                backend's own default.
+                backend's own default, which is ``concurrency`` at least.
+            concurrency: How many the caller handles at once.
 
         Raises:
             BrokerError: Subscribing failed.

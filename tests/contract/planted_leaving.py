@@ -211,9 +211,11 @@ class OpensForGoodWhenCancelled(ProxyBroker):
 class _Unbounded(ProxySubscriber):
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        async with super().subscribe(topic, max_in_flight=1_000) as deliveries:
+        async with super().subscribe(
+            topic, max_in_flight=1_000, concurrency=concurrency
+        ) as deliveries:
             yield deliveries
 
 

@@ -108,9 +108,9 @@ class _Prefetches(ProxySubscriber):
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        manager = self.inner.subscribe(topic, max_in_flight=max_in_flight)
+        manager = self.inner.subscribe(topic, max_in_flight=max_in_flight, concurrency=concurrency)
         self._held.append(manager)
         inner = await manager.__aenter__()
         fetched = await inner.receive()
@@ -132,9 +132,11 @@ class HoldsWhatItFetchedWhenCancelled(ProxyBroker):
 class _Counted(ProxySubscriber):
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        async with super().subscribe(topic, max_in_flight=max_in_flight) as deliveries:
+        async with super().subscribe(
+            topic, max_in_flight=max_in_flight, concurrency=concurrency
+        ) as deliveries:
             if topic in self.broker.dead:
                 deliveries.pause()
             yield deliveries

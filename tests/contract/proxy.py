@@ -138,9 +138,11 @@ class ProxySubscriber:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        async with self.inner.subscribe(topic, max_in_flight=max_in_flight) as inner:
+        async with self.inner.subscribe(
+            topic, max_in_flight=max_in_flight, concurrency=concurrency
+        ) as inner:
             deliveries = self.broker.deliveries(inner)
             self.broker.open.add(deliveries)
             try:

@@ -125,10 +125,10 @@ class KafkaSubscriber:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
         """Receive a topic; see `eventflow.messaging.Subscriber`."""
-        bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
+        bound = max(DEFAULT_IN_FLIGHT, concurrency) if max_in_flight is None else max_in_flight
         check_whole("max_in_flight", bound)
         await self.prepare(topic)
         is_alone = isinstance(self._group, Broadcast)

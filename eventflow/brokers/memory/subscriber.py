@@ -89,10 +89,10 @@ class MemorySubscriber:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
         """Receive a topic; see `eventflow.messaging.Subscriber`."""
-        bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
+        bound = max(DEFAULT_IN_FLIGHT, concurrency) if max_in_flight is None else max_in_flight
         check_whole("max_in_flight", bound)
         self._store.check_open()
         found = self._store.topic(topic)

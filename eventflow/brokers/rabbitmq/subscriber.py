@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ("RabbitMQSubscriber",)
 
-DEFAULT_IN_FLIGHT = 200
+FETCHED_FOR_EACH = 20
+"""Messages that are fetched for each that is handled at once."""
+ENOUGH = 200
+"""Messages in flight that keep any number of them busy."""
 
 
 class RabbitMQSubscriber:
     """A member of a group.
 
-    Up to 200 deliveries are unsettled at once, unless ``max_in_flight`` says otherwise: as many
-    are fetched ahead. What `publisher` publishes is kept in a queue of the topic's own name, even
-    where nobody receives it yet: dead letters go through it.
+    What is fetched ahead follows from how many messages are handled at once, unless
+    ``max_in_flight`` says it: 20 for each, 200 at most, and twice as many as are handled at
+    least. So a slow member holds little that others could do.
+
+    What `publisher` publishes is kept in a queue of the topic's own name, even where nobody
+    receives it yet: dead letters go through it.
     """
 
     def __init__(self, broker: RabbitMQBroker, topology: Topology, *, group: Group) -> None:
@@ -124,14 +130,14 @@ class RabbitMQSubscriber:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
         """Receive a topic; see `eventflow.messaging.Subscriber`.
 
         Raises:
             TopologyError: The queue is there with other properties.
         """
-        bound = DEFAULT_IN_FLIGHT if max_in_flight is None else max_in_flight
+        bound = _prefetch(concurrency) if max_in_flight is None else max_in_flight
         check_whole("max_in_flight", bound)
         validate_topic(topic)
         broker = self._broker
@@ -151,3 +157,8 @@ class RabbitMQSubscriber:
         finally:
             broker.subscriptions.discard(deliveries)
             await asyncio.shield(deliveries.close())
+
+
+def _prefetch(concurrency: int) -> int:
+    """How many deliveries may be unsettled at once, where so many are handled."""
+    return max(min(FETCHED_FOR_EACH * concurrency, ENOUGH), 2 * concurrency)

@@ -28,7 +28,7 @@ async def consume(
     async with RabbitMQBroker(address, topology=place.topology) as broker:
         router, handle = Router(), FirstToLast(number)
         subscriber = broker.subscriber(group=place.group)
-        router.add_handler("orders", event, handle, subscriber=subscriber)
+        router.add_handler("orders", event, handle, subscriber=subscriber, max_in_flight=IN_FLIGHT)
         async with router, asyncio.timeout(COMES_WITHIN_S):
             took = await handle.came
     total = router.ledger.total

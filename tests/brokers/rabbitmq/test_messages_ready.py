@@ -39,7 +39,6 @@ async def test_what_waits_and_is_in_nobodys_hands(rabbitmq: RabbitMQ) -> None:
             for delivery in held:
                 await delivery.settled()
         assert await subscriber.messages_ready(topic) == 0
-        await _agreed(rabbitmq, f"{topic}_g", 0)
 
 
 async def test_a_queue_of_all(rabbitmq: RabbitMQ) -> None:

@@ -97,7 +97,9 @@ class Watched(SubscriberDecorator):
     def features(self) -> Features:
         return dataclasses.replace(self.inner.features, **self.changed)  # type: ignore[arg-type]
 
-    def subscribe(self, topic: str, *, max_in_flight: int | None = None) -> Any:
+    def subscribe(
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
+    ) -> Any:
         return _watch(self, topic, max_in_flight)
 
     def states(self) -> list[SettlementState]:

@@ -623,9 +623,9 @@ async def test_a_subscription_that_comes_and_goes_waits_longer_each_time(
         group = "g"
         holds = 0.0
 
-        def subscribe(self, topic: str, *, max_in_flight: int | None = None) -> Any:
+        def subscribe(self, topic: str, **options: Any) -> Any:
             times.append(now())
-            return inner.subscribe(topic, max_in_flight=max_in_flight)
+            return inner.subscribe(topic, **options)
 
         async def prepare(self, topic: str) -> None: ...
 
@@ -639,8 +639,8 @@ async def test_a_subscription_that_comes_and_goes_waits_longer_each_time(
             return 0
 
     class Breaking(Flapping):
-        def subscribe(self, topic: str, *, max_in_flight: int | None = None) -> Any:
-            context = super().subscribe(topic, max_in_flight=max_in_flight)
+        def subscribe(self, topic: str, **options: Any) -> Any:
+            context = super().subscribe(topic, **options)
 
             class Broken:
                 async def __aenter__(self) -> Any:

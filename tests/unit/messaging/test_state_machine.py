@@ -145,9 +145,11 @@ class RoughSubscriber:
 
     @asynccontextmanager
     async def subscribe(
-        self, topic: str, *, max_in_flight: int | None = None
+        self, topic: str, *, max_in_flight: int | None = None, concurrency: int = 1
     ) -> AsyncGenerator[Deliveries]:
-        async with self._inner.subscribe(topic, max_in_flight=max_in_flight) as inner:
+        async with self._inner.subscribe(
+            topic, max_in_flight=max_in_flight, concurrency=concurrency
+        ) as inner:
             link = RoughDeliveries(inner, self._rough)
             self._rough.links.add(link)
             try:

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from tests.brokers.rabbitmq.campaign.verdict import Verdict
 
 
+@pytest.fixture
+def proxied_rabbitmq(one_with_a_proxy: ProxiedRabbitMQ) -> Generator[ProxiedRabbitMQ]:
+    """Beside the usual one; its link is whole again after each test, however that ended."""
+    yield one_with_a_proxy
+    one_with_a_proxy.proxy.restore()
+
+
 @pytest.fixture(scope="session")
-def proxied_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Generator[ProxiedRabbitMQ]:
-    """Beside the usual one, started when the first test needs it."""
+def one_with_a_proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[ProxiedRabbitMQ]:
+    """Started when the first test needs it."""
     if (lacking := missing()) is not None:
         pytest.skip(f"needs a RabbitMQ: {lacking}")
     server = ProxiedRabbitMQ.started(tmp_path_factory.mktemp("proxied-rabbitmq"))

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 STRESS = os.environ.get("EVENTFLOW_STRESS") == "1"
 CUTS = 600 if STRESS else 40
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.stress, pytest.mark.timeout(400)]
+# A connection that is cut again and again is made anew once a second at most.
+pytestmark = [
+    pytest.mark.rabbitmq,
+    pytest.mark.stress,
+    pytest.mark.timeout(1_500 if STRESS else 400),
+]
 
 
 @pytest.mark.fault("PUB-01")

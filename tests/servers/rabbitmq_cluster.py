@@ -38,10 +38,10 @@ class Member(NamedTuple):
 
 
 class RabbitMQCluster:
-    """Three nodes. Each lets in ``guest``, with the password ``guest``.
+    """Three nodes, each of which lets in ``guest``.
 
     Attributes:
-        nodes: They.
+        nodes: The nodes.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -57,11 +57,11 @@ class RabbitMQCluster:
             extra = CONFIGURATION.format(nodes=names)
             self.nodes.append(RabbitMQ(own, extra=extra, node=name, peers=self._peers))
 
-    def address(self, first: int = 0, *, path: str = "/") -> str:
+    def address(self, first: int = 0) -> str:
         """All nodes in one address, in turn from one of them."""
         turned = [*self.nodes[first:], *self.nodes[:first]]
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in turned)
-        return f"amqp://guest:guest@{hosts}{path}"
+        return f"amqp://guest:guest@{hosts}/"
 
     @classmethod
     def started(cls, directory: Path) -> Self:
@@ -104,7 +104,7 @@ class RabbitMQCluster:
         self._peers.mapper.kill()
 
     def control(self, *arguments: str) -> str:
-        """What ``rabbitmqctl`` says at a node that runs."""
+        """What ``rabbitmqctl`` says at the first node that runs."""
         return next(node for node in self.nodes if node.is_running).control(*arguments)
 
     def running(self) -> set[str]:

@@ -406,9 +406,10 @@ async def test_one_of_several_groups_whose_queue_is_full(rabbitmq: RabbitMQ) -> 
             f"{topic}_full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
         )
         await look.channel.queue_bind(f"{topic}_full", topic)
-        await publisher.publish(topic, first := Message(b"x"))
+        first, refused = Message(b"x"), Message(b"x")
+        await publisher.publish(topic, first)
         with pytest.raises(PublishError, match="takes no more") as caught:
-            await publisher.publish(topic, refused := Message(b"x"))
+            await publisher.publish(topic, refused)
         assert caught.value.unknown == (refused.id,)
         assert not caught.value.not_stored
         assert {name for name, _ in await look.drain(f"{topic}_g")} == {first.id, refused.id}

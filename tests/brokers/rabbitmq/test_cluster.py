@@ -193,10 +193,7 @@ class Run:
         await node.start_again(within=90)
         await asyncio.to_thread(node.control, "await_startup")  # more than a port that answers
         ended = time.monotonic()
-        for queue in await asyncio.to_thread(self._cluster.queues):
-            await until(
-                CaughtUp(self._cluster, queue), f"{queue} is whole on {node.node}", within=60
-            )
+        await self._caught_up()
         self._note(what, began, led, ended, receivers)
 
     async def freeze(self, node: RabbitMQ) -> None:
@@ -213,11 +210,13 @@ class Run:
             ended = time.monotonic()
             led = await storing
         await asyncio.sleep(BACK_S)
-        for queue in await asyncio.to_thread(self._cluster.queues):
-            await until(
-                CaughtUp(self._cluster, queue), f"{queue} is whole on {node.node}", within=60
-            )
+        await self._caught_up()
         self._note(FROZEN, began, led, ended, receivers)
+
+    async def _caught_up(self) -> None:
+        """Wait until every node has what was stored by now."""
+        for queue in await asyncio.to_thread(self._cluster.queues):
+            await until(CaughtUp(self._cluster, queue), f"{queue} is whole", within=60)
 
     def _note(self, what: str, began: float, led: float, ended: float, receivers: int) -> None:
         fault = Fault(what, began, led, ended, receivers)

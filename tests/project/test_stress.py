@@ -60,6 +60,7 @@ def unmarked(tree: ast.Module) -> Iterator[ast.stmt]:
     if MARK in marks(tree):
         return
     names = made_from_it(tree)
+    is_whole = "__test__" in names  # nobody else runs any of it
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
@@ -69,7 +70,9 @@ def unmarked(tree: ast.Module) -> Iterator[ast.stmt]:
         for test in tests:
             if not isinstance(test, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
-            if test.name.startswith("test") and MARK not in marks(test) and uses(test, names):
+            if not test.name.startswith("test") or MARK in marks(test):
+                continue
+            if is_whole or uses(test, names):
                 yield test
 
 
@@ -99,6 +102,8 @@ BY_NAME = (
         (f"{BY_NAME}def size():\n    return COUNT\nasync def test():\n    run(size())\n", 1),
         (f"{BY_NAME}@pytest.mark.parametrize('n', range(COUNT))\ndef test(n): ...\n", 1),
         (f"{BY_NAME}class Test:\n    def test(self):\n        run(STRESS)\n", 1),
+        (f"{BY_NAME}__test__ = STRESS\ndef test():\n    run(10)\n", 1),
+        (f"{BY_NAME}__test__ = STRESS\n@pytest.mark.stress\ndef test():\n    run(10)\n", 0),
         (f"{BY_NAME}@pytest.mark.stress\ndef test():\n    run(COUNT)\n", 0),
         (f"{BY_NAME}pytestmark = [pytest.mark.slow, pytest.mark.stress]\ndef test(): COUNT\n", 0),
         (f"{BY_NAME}def test():\n    run(10)\n", 0),

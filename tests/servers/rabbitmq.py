@@ -1,4 +1,4 @@
-"""A RabbitMQ of one node: the Debian package's, as a child process on ports of its own."""
+"""A RabbitMQ: the Debian package's, as a child process on ports of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("ProxiedRabbitMQ", "RabbitMQ", "Somebodys", "missing")
+__all__ = ("Peers", "PortMapper", "ProxiedRabbitMQ", "RabbitMQ", "Somebodys", "missing")
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """Those in the path switch to a user of their own."""
@@ -51,22 +51,46 @@ class PortMapper(Server):
         )
 
 
+class Peers:
+    """What nodes find and trust each other by; a node that is alone has its own.
+
+    Attributes:
+        mapper: Knows their ports.
+        cookie: What they all know.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.mapper = PortMapper(directory)
+        self.cookie = uuid.uuid4().hex
+
+
 class RabbitMQ(Server):
     """A node, with its data in a directory. It lets in ``guest``, with the password ``guest``.
 
+    Args:
+        directory: For its data.
+        extra: More lines of its configuration; they count where ours say something else.
+        node: Its name among nodes; by default, one of its own.
+        peers: Of the cluster that it belongs to; ``None`` where it is alone.
+
     Attributes:
         address: Where clients find it.
+        node: Its name among nodes.
         is_ours: Whether it was started for the tests, and may be stopped.
     """
 
     is_ours = True
 
-    def __init__(self, directory: Path, *, extra: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, extra: str = "", node: str = "", peers: Peers | None = None
+    ) -> None:
         port = free_port()
-        self._mapper = PortMapper(directory)
-        self._node = f"ef{uuid.uuid4().hex[:8]}@localhost"
+        self._is_alone = peers is None
+        peers = peers or Peers(directory)
+        self._mapper = peers.mapper
+        self.node = node or f"ef{uuid.uuid4().hex[:8]}@localhost"
         cookie = directory / ".erlang.cookie"
-        cookie.write_text(uuid.uuid4().hex)
+        cookie.write_text(peers.cookie)
         cookie.chmod(0o400)
         directory.joinpath("rabbitmq.conf").write_text((CONFIGURATION + extra).format(port=port))
         directory.joinpath("enabled_plugins").write_text("[].")
@@ -74,7 +98,7 @@ class RabbitMQ(Server):
             "HOME": str(directory),
             # The script becomes the node, rather than starting one that outlives it.
             "RUNNING_UNDER_SYSTEMD": "true",
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(port),
             "RABBITMQ_DIST_PORT": str(free_port()),
@@ -129,7 +153,8 @@ class RabbitMQ(Server):
     def discard(self) -> None:
         """It will not be used any more."""
         self.kill()
-        self._mapper.kill()
+        if self._is_alone:
+            self._mapper.kill()
 
     def control(self, *arguments: str) -> str:
         """What ``rabbitmqctl`` says; half a second a call.

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from eventflow.brokers.rabbitmq.topology import Part, Route
     from eventflow.messaging import Message
 
-__all__ = ("UNROUTED", "Call", "ConfirmingChannel")
+__all__ = ("REFUSED", "UNROUTED", "Call", "ConfirmingChannel")
 
+REFUSED = "the queue takes no more, or has no leader"
 UNROUTED = "no queue gets it"
 MOST_PREFIXES = 1_000
 ENOUGH = 65_536
@@ -40,6 +41,7 @@ class Call:
         channel: What they were written on.
         stored: Places of those that the server has stored.
         refused: Places of those that it has not, with the reason.
+        partly: Places of those among them that other queues of the exchange may have.
         unrouted: How many have reached no queue, where that is no error.
         lost: Why no more answers will come; ``None`` while they may.
         ended: Is done at the end.
@@ -52,6 +54,7 @@ class Call:
         "items",
         "left",
         "lost",
+        "partly",
         "parts",
         "refused",
         "sent",
@@ -76,6 +79,7 @@ class Call:
         self.left = len(items)
         self.stored: list[int] = []
         self.refused: dict[int, str] = {}
+        self.partly: set[int] = set()
         self.unrouted = 0
         self.lost: BaseException | str | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -173,7 +177,9 @@ class ConfirmingChannel(MessageChannel):
             return
         call, at = found
         if not is_ack:
-            call.told(at, "the queue takes no more")
+            if call.items[at][1].exchange:
+                call.partly.add(at)  # one queue's answer is for all that it was routed to
+            call.told(at, REFUSED)
             return
         if self._returned:
             message, route, _ = call.items[at]

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from eventflow._log import EventLogger
-from eventflow.brokers.rabbitmq._confirms import UNROUTED, Call
+from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
 from eventflow.brokers.rabbitmq._ladder import AGAIN, DUE, DUE_QUEUE, read_note, waiting
 from eventflow.brokers.rabbitmq._wire import table_of
@@ -27,6 +27,8 @@ LOOK_S = 10.0
 """Seconds until another attempt, where nothing can be received."""
 AGAIN_S = 60.0
 """Seconds that waits what could not be handed on."""
+REFUSED_S = 2.0
+"""Seconds until the one other attempt where a queue refuses: its leader may just have died."""
 END_S = 2.0
 EARLY_S = 0.005
 """Seconds that a message may come too early by, as clocks differ."""
@@ -66,7 +68,13 @@ class Forwarder:
     async def _hand_on(self, delivery: Delivery) -> None:
         note = read_note(delivery.headers)
         try:
-            await self._send(delivery, note)
+            try:
+                await self._send(delivery, note)
+            except PublishError as exc:
+                if REFUSED not in str(exc):
+                    raise
+                await asyncio.sleep(REFUSED_S)
+                await self._send(delivery, note)
         except (PublishError, BrokerError) as exc:
             await self._again(delivery, note, exc)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.rabbitmq._confirms import UNROUTED, Call, ConfirmingChannel
+from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call, ConfirmingChannel
 from eventflow.brokers.rabbitmq._deadlines import LATE, Deadlines
 from eventflow.brokers.rabbitmq._errors import limit_of, reason_of
 from eventflow.errors import (
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from eventflow.brokers.rabbitmq.broker import RabbitMQBroker
 
 __all__ = ("Sender",)
+
+DOUBT_S = 1.0
+"""Seconds between two channels that are given up because the server refused something."""
 
 
 class Sender:
@@ -71,6 +74,8 @@ class Sender:
         if call.channel is not None and UNROUTED in call.refused.values():
             call.channel.session.forget(call.parts)  # the queue is there no more
         if call.refused or call.left:
+            if call.channel is not None and REFUSED in call.refused.values():
+                self._retire(call.channel, at_most_each=DOUBT_S)
             raise self._error(call)
 
     async def _carefully(self, call: Call) -> None:
@@ -120,10 +125,14 @@ class Sender:
             if channel.is_open:
                 return session
 
-    def _retire(self, channel: ConfirmingChannel) -> None:
-        """Nothing was confirmed on a channel for as long as a publish lasts."""
+    def _retire(self, channel: ConfirmingChannel, *, at_most_each: float = 0.0) -> None:
+        """Nothing was confirmed on a channel for as long as a publish lasts, or it was refused.
+
+        A channel that has looked for a quorum queue's leader just when its node died refuses all
+        for that queue until the node is back, though others lead it (RabbitMQ 3.10).
+        """
         link, session = self._broker.link, channel.session
-        if session is link.session and session.retire(channel):
+        if session is link.session and session.retire(channel, at_most_each=at_most_each):
             link.spawn(session.close_later(channel, after=self._timeout), "close-later")
 
     def _late(self, call: Call, began: float) -> PublishError:
@@ -164,13 +173,11 @@ class Sender:
 def _failed(call: Call, failed: PublishError) -> PublishError:
     """An error, with what became of each message."""
     ids = [message.id for message in call.messages]
-    stored = {*call.stored}
+    stored, refused = {*call.stored}, call.refused.keys() - call.partly
     failed.topic = call.topic
     failed.stored = tuple(ids[at] for at in sorted(stored))
-    failed.not_stored = tuple(
-        ids[at] for at in range(len(ids)) if at in call.refused or at >= call.sent
-    )
+    failed.not_stored = tuple(ids[at] for at in range(len(ids)) if at in refused or at >= call.sent)
     failed.unknown = tuple(
-        ids[at] for at in range(call.sent) if at not in stored and at not in call.refused
+        ids[at] for at in range(call.sent) if at not in stored and at not in refused
     )
     return failed

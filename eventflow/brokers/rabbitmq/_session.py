@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiormq
@@ -108,6 +109,7 @@ class Session:
         self._known: dict[int, tuple[Part, ...]] = {}  # all of whose parts are, by identity
         self._declaring = asyncio.Lock()
         self._publishing: dict[str, ConfirmingChannel] = {}
+        self._retired: dict[str, float] = {}  # when a channel was last given up, by exchange
         self._opening = asyncio.Lock()
         self._again = again
         self.proven = PROVEN
@@ -277,14 +279,24 @@ class Session:
                     self._publishing[key] = channel
         return channel
 
-    def retire(self, channel: ConfirmingChannel) -> bool:
+    def retire(self, channel: ConfirmingChannel, *, at_most_each: float) -> bool:
         """Publish on another channel from now on; whether it was this one.
 
         A queue that answers nothing may hold up all that the server has for a channel.
+
+        Args:
+            channel: The channel.
+            at_most_each: Seconds since the last one of the same exchange; else it is kept.
         """
         names = [name for name, one in self._publishing.items() if one is channel]
+        now = self.loop.time()
         if not names or self.sifter.is_blocked:
             return False
+        if at_most_each and now < self._retired.get(names[0], -inf) + at_most_each:
+            return False
+        if len(self._retired) >= MOST_CHANNELS:
+            self._retired.clear()
+        self._retired[names[0]] = now
         del self._publishing[names[0]]
         return True
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ("RabbitMQPublisher",)
 
 MOST_ROUTES = 10_000
+DOUBT_S = 1.0
+"""Seconds between two channels that are given up because the server refused something."""
 
 BESIDE = 23
 """Bytes in a frame of headers beside these."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.servers.rabbitmq import ProxiedRabbitMQ, missing
+from tests.servers.rabbitmq_cluster import RabbitMQCluster
 from tests.servers.secure_rabbitmq import SecureRabbitMQ
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ def secure_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Generator[Secur
         yield server
     finally:
         server.discard()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[RabbitMQCluster]:
+    """Three nodes."""
+    if (lacking := missing()) is not None:
+        pytest.skip(f"needs a RabbitMQ: {lacking}")
+    cluster = RabbitMQCluster.started(tmp_path_factory.mktemp("rabbitmq-cluster"))
+    try:
+        yield cluster
+    finally:
+        cluster.discard()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eventflow.brokers.rabbitmq import PubSub, WorkQueue
+from eventflow.brokers.rabbitmq import publisher as publishing
 from eventflow.brokers.rabbitmq.topology import Queue, Route, Source
 from eventflow.errors import PublishError, PublishTimeoutError, SettleError, TopologyError
 from eventflow.messaging import Message, Router
@@ -392,6 +393,50 @@ async def test_a_queue_that_is_full(rabbitmq: RabbitMQ, kind: str) -> None:
         assert len(stored) + len(not_stored) == 20
         assert {name for name, _ in await look.drain(topic)} == stored
         await publisher.publish(topic, Message(b"x"))
+
+
+@pytest.mark.fault("RMQ-12")
+async def test_one_of_several_groups_whose_queue_is_full(rabbitmq: RabbitMQ) -> None:
+    """The others have what it refuses, so that nobody says that it is not stored."""
+    topic = named("full")
+    async with outside(rabbitmq.address) as look, broker_at(rabbitmq.address) as broker:
+        publisher = broker.publisher()
+        await broker.subscriber(group="g").prepare(topic)
+        await look.channel.queue_declare(
+            f"{topic}_full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        await look.channel.queue_bind(f"{topic}_full", topic)
+        first, refused = Message(b"x"), Message(b"x")
+        await publisher.publish(topic, first)
+        with pytest.raises(PublishError, match="takes no more") as caught:
+            await publisher.publish(topic, refused)
+        assert caught.value.unknown == (refused.id,)
+        assert not caught.value.not_stored
+        assert {name for name, _ in await look.drain(f"{topic}_g")} == {first.id, refused.id}
+        await look.channel.queue_delete(f"{topic}_full")
+
+
+async def test_another_channel_after_a_refusal(
+    rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has met a dead leader refuses all, so that it is not published on for ever.
+
+    Not more often than once a second: a queue that is full refuses as well.
+    """
+    topic = named("refused")
+    async with broker_at(rabbitmq.address) as broker:
+        publisher = broker.publisher(topology=Short("classic"))
+        await publisher.publish(topic, Message(b"x"), Message(b"x"))
+        session = broker.link.session
+        assert session is not None
+        seen = [await session.publishing("")]
+        for wait_s in (publishing.DOUBT_S, publishing.DOUBT_S, 0.0):
+            monkeypatch.setattr(publishing, "DOUBT_S", wait_s)
+            with pytest.raises(PublishError, match="takes no more"):
+                await publisher.publish(topic, Message(b"x"))
+            seen.append(await session.publishing(""))
+        assert [one is seen[0] for one in seen] == [True, False, False, False]
+        assert seen[1] is seen[2] is not seen[3]
 
 
 @pytest.mark.fault("RMQ-12")

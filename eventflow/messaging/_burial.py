@@ -30,6 +30,8 @@ LONGEST_WAIT_S = 30.0
 
 SHORT_TEXT = 50
 """Longest text of ours in a dead letter that was too large with longer ones."""
+BARE_TEXT = 0
+"""Of one that was too large with these: it has nothing of its metadata and native headers."""
 
 
 class Burial:
@@ -83,8 +85,8 @@ class Burial:
             job.attempt_failed()
             if self._ends_elsewhere(failure):
                 return
-            if isinstance(failure, MessageTooLargeError) and self._longest > SHORT_TEXT:
-                self._longest = SHORT_TEXT
+            if isinstance(failure, MessageTooLargeError) and self._longest > BARE_TEXT:
+                self._longest = SHORT_TEXT if self._longest > SHORT_TEXT else BARE_TEXT
                 continue
             self._report(failure, wait)
             runner.pause(self, f"message {job.message.id!r} can't be ended: {shown(failure)}")
@@ -110,7 +112,8 @@ class Burial:
                 group=str(job.reader.subscriber.group),
                 attempts=self._attempts,
                 first_failed_at=getattr(job, "first_failed_at", None),
-                longest=self._longest,
+                longest=self._longest or SHORT_TEXT,
+                is_bare=self._longest == BARE_TEXT,
             )
             topic = runner.binding.dead_letters.topic_for(job.topic)
             await runner.dead_letters_of(job.reader).publish(topic, letter)

@@ -18,6 +18,7 @@ __all__ = (
     "EXCEPTION",
     "FIRST_FAILED_AT",
     "HANDLER",
+    "LEFT_OUT",
     "ORIGIN",
     "REASON",
     "SUBSCRIBER",
@@ -43,6 +44,8 @@ FIRST_FAILED_AT = "eventflow_first_failed_at"
 """When its first attempt failed in the process that gave it up, RFC 3339."""
 DEAD_LETTERED_AT = "eventflow_dead_lettered_at"
 """When it was given up, RFC 3339."""
+LEFT_OUT = "eventflow_left_out"
+"""How many pairs of its metadata and native headers had no room."""
 ORIGIN = "eventflow_origin"
 """Where the broker keeps the original: its partition and offset, for example."""
 
@@ -59,6 +62,7 @@ def dead_letter(
     attempts: int,
     first_failed_at: datetime | None = None,
     longest: int = MAX_TEXT,
+    is_bare: bool = False,
 ) -> Message:
     """Return the dead letter of a delivery.
 
@@ -73,10 +77,16 @@ def dead_letter(
         attempts: Attempts that were made, those of earlier deliveries included.
         first_failed_at: When the first of them failed, as far as it is known.
         longest: Most characters of each text of ours.
+        is_bare: Whether to leave out its metadata, but for its event's name, and its native
+            headers, as there is no room for them; `LEFT_OUT` says how many there were.
     """
     original = delivery.original
+    kept, headers = original.metadata, original.headers
+    if is_bare:
+        name = kept.get(meta.NAME)
+        kept, headers = {} if name is None else {meta.NAME: _cut(name, MAX_TEXT)}, ()
     texts = {
-        **original.metadata,
+        **kept,
         REASON: _said(error, longest),
         TOPIC: delivery.topic,
         HANDLER: _cut(handler, longest),
@@ -88,8 +98,10 @@ def dead_letter(
     # Whoever reads the dead letter begins anew, and at once.
     stale = (meta.FAILURES, meta.DELAYED_UNTIL, meta.DELAYED_FOR)
     # And what the original brought under these names is not what became of it here.
-    for name in (*stale, DELIVERIES, FIRST_FAILED_AT, ORIGIN):
+    for name in (*stale, DELIVERIES, FIRST_FAILED_AT, LEFT_OUT, ORIGIN):
         texts.pop(name, None)
+    if is_bare:
+        texts[LEFT_OUT] = str(len(original.metadata) - len(kept) + len(original.headers))
     if delivery.deliveries is not None:
         texts[DELIVERIES] = str(delivery.deliveries)
     if first_failed_at is not None:
@@ -97,9 +109,7 @@ def dead_letter(
     if delivery.coordinates:
         where = " ".join(f"{name}={value}" for name, value in delivery.coordinates.items())
         texts[ORIGIN] = _cut(where, longest)
-    return Message.received(
-        original.id, original.payload, texts, key=original.key, headers=original.headers
-    )
+    return Message.received(original.id, original.payload, texts, key=original.key, headers=headers)
 
 
 def _said(error: BaseException, longest: int) -> str:

@@ -13,6 +13,7 @@ from eventflow._log import EventLogger
 from eventflow.brokers.rabbitmq._consuming import CONSUMER, ConsumingChannel
 from eventflow.brokers.rabbitmq._delivery import RabbitMQDelivery
 from eventflow.brokers.rabbitmq._errors import reason_of
+from eventflow.brokers.rabbitmq._frames import BESIDE
 from eventflow.brokers.rabbitmq._postponing import is_postponed, postponed
 from eventflow.errors import (
     BrokerClosedError,
@@ -43,6 +44,10 @@ WELL_S = 5.0
 """Seconds after which a channel that ends was a good one."""
 
 END_S = 2.0
+LOOK_S = 15.0
+"""Seconds between two looks whether all is still there that messages come through."""
+LONGEST_HOLD_S = 60.0
+"""Most seconds that what can't be stored anew is held here instead, 1 at least."""
 POSTPONING_S = 2.0
 """Seconds that what is being postponed gets when the subscription is left."""
 
@@ -61,6 +66,7 @@ class RabbitMQDeliveries(Deliveries):
         source_of: Callable[[], Source],
         *,
         max_in_flight: int,
+        again: str = "",
     ) -> None:
         self._broker = broker
         self._link = broker.receiving
@@ -68,6 +74,7 @@ class RabbitMQDeliveries(Deliveries):
         self._source_of = source_of
         self._source = source_of()
         self._bound = max_in_flight
+        self._again = again or self._source.queue
         self._channel: ConsumingChannel | None = None
         self._buffer: deque[RabbitMQDelivery] = deque()
         self._held: dict[int, RabbitMQDelivery] = {}  # unsettled, or not told yet; by number
@@ -76,6 +83,7 @@ class RabbitMQDeliveries(Deliveries):
         self._error: BrokerError | None = None
         self._problem = ""
         self._postponing: set[asyncio.Task[None]] = set()
+        self._left: asyncio.Future[None] = broker.loop.create_future()
         self._begun: asyncio.Future[None] = broker.loop.create_future()
         self._wanted: asyncio.Future[None] = broker.loop.create_future()
         self._task = self._link.spawn(self._run(), f"subscription-{topic}")
@@ -151,12 +159,26 @@ class RabbitMQDeliveries(Deliveries):
             if channel.is_open:
                 await self._ask(channel)
                 self._problem = ""
-            ended = await asyncio.shield(channel.ended)
+            while not (await asyncio.wait([channel.ended], timeout=LOOK_S))[0]:
+                await self._look(session)
+            ended = channel.ended.result()
         finally:
             self._lose()
             if not self._is_closed:
                 await channel.close()  # also one whose consumer alone has ended
         return ended
+
+    async def _look(self, session: Session) -> None:
+        """Declare all once more: nobody says when an exchange or a binding is deleted."""
+        session.forget(self._source.parts)
+        try:
+            await session.declare(self._source.parts)
+        except BrokerError as exc:
+            if session.is_open and self._problem != str(exc):
+                self._problem = str(exc)
+                log.error("eventflow.topology_lost", queue=self._source.queue, reason=self._problem)
+        else:
+            self._problem = ""
 
     async def _ask(self, channel: ConsumingChannel) -> None:
         library: Any = channel.channel
@@ -243,14 +265,20 @@ class RabbitMQDeliveries(Deliveries):
         """Have it wait where it does not have to be held, then let go of it here."""
         channel, tag = delivery.channel, delivery.tag
         try:
-            await self._broker.sender.send(postponed(delivery, self._source.queue))
+            most = self._broker.frame_max - BESIDE
+            await self._broker.sender.send(postponed(delivery, self._again, most=most))
         except (PublishError, BrokerError) as exc:
+            hold = min(max(delivery.nack_delay, 1.0), LONGEST_HOLD_S)
             log.warning(
                 "eventflow.message_not_postponed",
                 topic=delivery.topic,
                 event_id=delivery.message.id,
                 reason=str(exc),
+                waits_s=hold,
             )
+            # Given back at once it would come at once, again and again.
+            until: list[asyncio.Future[Any]] = [self._left, channel.ended]
+            await asyncio.wait(until, timeout=hold)
             if channel is self._channel and channel.is_open:
                 channel.give_back(tag)
                 self._held.pop(tag, None)
@@ -283,6 +311,7 @@ class RabbitMQDeliveries(Deliveries):
         if self._is_closed:
             return
         self._is_closed = True
+        self._left.set_result(None)
         channel = self._channel
         self._readers.wake_all()
         if self._postponing:

@@ -50,7 +50,9 @@ class RabbitMQDelivery(Delivery):
         self.message = self.original = message_of(properties, arrived.body)
         self.topic = topic
         self.headers = tuple(headers)
-        self.deliveries = _count(headers) + 1 if counts else None
+        # A header of that name in a first delivery is somebody else's.
+        counted = _count(headers) if counts and arrived.is_again else 0
+        self.deliveries = counted + 1 if counts else None
         self.failures = 0
         self.lane = self.event = self.error = self._watcher = None
         self.state = _PENDING

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 from eventflow._log import EventLogger
 from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
-from eventflow.brokers.rabbitmq._ladder import AGAIN, DUE, DUE_QUEUE, read_note, waiting
+from eventflow.brokers.rabbitmq._ladder import (
+    AGAIN,
+    BROADCAST,
+    DUE,
+    DUE_QUEUE,
+    again_to,
+    read_note,
+    waiting,
+)
 from eventflow.brokers.rabbitmq._wire import table_of
 from eventflow.brokers.rabbitmq.topology import Exchange, Queue, Route
-from eventflow.errors import BrokerClosedError, BrokerError, PublishError
+from eventflow.errors import BrokerClosedError, BrokerError, PublishError, TopologyError
 from eventflow.lifecycle.supervisor import cancel_and_wait
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from eventflow.brokers.rabbitmq._ladder import Note
     from eventflow.brokers.rabbitmq.broker import RabbitMQBroker
     from eventflow.messaging import Delivery
@@ -32,7 +42,8 @@ REFUSED_S = 2.0
 END_S = 2.0
 EARLY_S = 0.005
 """Seconds that a message may come too early by, as clocks differ."""
-UNREADABLE = "eventflow.undeliverable"
+ASIDE = "eventflow.undeliverable"
+"""The queue of what can't be handed on."""
 
 log = EventLogger("eventflow.rabbitmq")
 
@@ -68,52 +79,81 @@ class Forwarder:
     async def _hand_on(self, delivery: Delivery) -> None:
         note = read_note(delivery.headers)
         try:
-            try:
-                await self._send(delivery, note)
-            except PublishError as exc:
-                if REFUSED not in str(exc):
-                    raise
-                await asyncio.sleep(REFUSED_S)
-                await self._send(delivery, note)
-        except (PublishError, BrokerError) as exc:
+            await self._send(delivery, note)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, others must not wait for it
             await self._again(delivery, note, exc)
         else:
             delivery.ack()
 
     async def _send(self, delivery: Delivery, note: Note) -> None:
-        message = delivery.original
+        """Hand one on; once more where something may be as it was a moment later."""
+        try:
+            await self._send_once(delivery, note)
+        except PublishError as exc:
+            if note.exchange == AGAIN and UNROUTED in str(exc):
+                if not await self._is_bound(note.routing_key):
+                    await self._give_up(delivery, note)
+                    return
+            elif REFUSED in str(exc):
+                await asyncio.sleep(REFUSED_S)
+            else:
+                raise
+            await self._send_once(delivery, note)
+
+    async def _send_once(self, delivery: Delivery, note: Note) -> None:
         if not note.exchange and not note.routing_key:
-            log.error(
-                "eventflow.delay_unreadable", topic=DUE_QUEUE, event_id=message.id, at=UNREADABLE
-            )
-            queue = Queue(UNREADABLE, arguments={"x-queue-type": "quorum"})
-            route, pairs = Route("", UNREADABLE, must_arrive=True, parts=(queue,)), note.counts()
-        elif (left := note.left()) > EARLY_S:  # longer than the longest step
+            await self._put_aside(delivery, note, "eventflow.delay_unreadable")
+            return
+        if (left := note.left()) > EARLY_S:  # longer than the longest step
             route, pairs = waiting(left), note.pairs()
         else:
-            route = _way(note)
-            pairs = note.counts()
-        table = table_of(message, pairs)
-        where = note.routing_key or note.exchange
-        await self._broker.sender.send(Call(where, [(message, route, table)]))
+            route, pairs = _way(note), note.counts()
+        await self._publish(note.routing_key or note.exchange, delivery, route, pairs)
+
+    async def _publish(
+        self, topic: str, delivery: Delivery, route: Route, pairs: Sequence[tuple[str, bytes]]
+    ) -> None:
+        message = delivery.original
+        await self._broker.sender.send(Call(topic, [(message, route, table_of(message, pairs))]))
+
+    async def _is_bound(self, name: str) -> bool:
+        """Whether a queue of that name is there; its binding may have been deleted, and is made."""
+        if name.startswith(BROADCAST):
+            return False
+        try:
+            await self._broker.declare(again_to(name, name))
+        except TopologyError:
+            return False
+        return True
+
+    async def _give_up(self, delivery: Delivery, note: Note) -> None:
+        """What is to be tried again by nobody: its queue was deleted, or its instance is gone."""
+        if note.routing_key.startswith(BROADCAST):
+            log.warning("eventflow.retry_dropped", event_id=delivery.original.id)
+        else:
+            await self._put_aside(delivery, note, "eventflow.retry_undeliverable")
+
+    async def _put_aside(self, delivery: Delivery, note: Note, why: str) -> None:
+        """Keep one that can't be handed on, for somebody to look at."""
+        topic = note.routing_key or DUE_QUEUE
+        log.error(why, topic=topic, event_id=delivery.original.id, at=ASIDE)
+        queue = Queue(ASIDE, arguments={"x-queue-type": "quorum"})
+        route = Route("", ASIDE, must_arrive=True, parts=(queue,))
+        await self._publish(ASIDE, delivery, route, note.counts())
 
     async def _again(self, delivery: Delivery, note: Note, error: Exception) -> None:
         """Let one wait once more that could not be handed on."""
-        if note.exchange == AGAIN and UNROUTED in str(error):
-            delivery.ack()  # the queue was deleted, with all that was in it
-            return
-        message = delivery.original
         log.error(
             "eventflow.delayed_not_forwarded",
             error=error,
             topic=note.routing_key or note.exchange,
             count=1,
-            event_ids=[message.id],
+            event_ids=[delivery.original.id],
         )
-        call = Call(DUE_QUEUE, [(message, waiting(AGAIN_S), table_of(message, note.pairs()))])
         try:
-            await self._broker.sender.send(call)
-        except (PublishError, BrokerError):
+            await self._publish(DUE_QUEUE, delivery, waiting(AGAIN_S), note.pairs())
+        except Exception:  # noqa: BLE001 - it is still where it was, and what is wrong was said
+            await asyncio.sleep(LOOK_S)
             delivery.nack()
         else:
             delivery.ack()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "ACK",
+    "BESIDE",
     "BLOCKED",
     "BODY",
     "CHANNEL_CLOSE",
@@ -307,6 +308,10 @@ def _key(name: str) -> bytes:
     if len(key) > LONGEST_SHORT:
         raise ValueError(name)
     return bytes((len(key),)) + key
+
+
+BESIDE = 23
+"""Bytes in a frame of headers beside these."""
 
 
 def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

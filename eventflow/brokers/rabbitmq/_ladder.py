@@ -17,18 +17,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventflow.brokers.rabbitmq._frames import Field
-from eventflow.brokers.rabbitmq.topology import Binding, Exchange, Queue, Route, Source
+from eventflow.brokers.rabbitmq.topology import MAX_NAME, Binding, Exchange, Queue, Route, Source
 from eventflow.messaging.ladder import LADDER_S, step_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from eventflow.brokers.rabbitmq.topology import Part
+
 __all__ = (
     "AGAIN",
+    "BROADCAST",
     "DUE",
     "DUE_QUEUE",
     "Note",
     "again",
+    "again_to",
     "bound_again",
     "due_ms",
     "read_note",
@@ -47,7 +51,9 @@ DELIVERIES = "x-eventflow-deliveries"
 
 MOST = 1_000_000
 """The largest count that is believed."""
-LONGEST_MS = 10 * 366 * 86_400_000
+MOST_DIGITS = 15
+BROADCAST = "eventflow.broadcast."
+"""What the names begin with under which instances get what they try again."""
 
 _QUORUM = {"x-queue-type": "quorum"}
 _AGAIN = Exchange(AGAIN, "direct")
@@ -97,17 +103,26 @@ class Note(NamedTuple):
 def read_note(headers: Iterable[tuple[str, bytes]]) -> Note:
     """What stands in headers; nothing that makes no sense is believed."""
     found = {name: value for name, value in headers if type(value) is not Field}
+    try:
+        where = _name(found.get(EXCHANGE, b"")), _name(found.get(ROUTING_KEY, b""))
+    except ValueError:
+        where = "", ""
     return Note(
-        found.get(EXCHANGE, b"").decode(errors="replace"),
-        found.get(ROUTING_KEY, b"").decode(errors="replace"),
-        min(_number(found.get(DUE_MS)), int(time.time() * 1_000) + LONGEST_MS),
+        *where,
+        _number(found.get(DUE_MS)),
         min(_number(found.get(FAILURES)), MOST),
         min(_number(found.get(DELIVERIES)), MOST),
     )
 
 
+def _name(text: bytes) -> str:
+    if len(text) > MAX_NAME:
+        raise ValueError(text)
+    return text.decode()
+
+
 def _number(text: bytes | None) -> int:
-    return int(text) if text and len(text) <= 15 and text.isdigit() else 0
+    return int(text) if text and len(text) <= MOST_DIGITS and text.isdigit() else 0
 
 
 def waiting(delay: float) -> Route:
@@ -130,20 +145,23 @@ def waiting(delay: float) -> Route:
     return Route("", name, must_arrive=True, parts=(_DUE, step))
 
 
-def again(queue: str) -> Route:
-    """The way to a group's queue for what is tried again."""
-    return Route(AGAIN, queue, must_arrive=True, parts=(_AGAIN,))
+def again(name: str) -> Route:
+    """The way to the queue of a group, or of an instance, for what is tried again."""
+    return Route(AGAIN, name, must_arrive=True, parts=(_AGAIN,))
 
 
-def bound_again(source: Source) -> Source:
-    """A group's queue, with that way to it."""
+def bound_again(source: Source, name: str) -> Source:
+    """A queue, with that way to it under a name."""
     return Source(
-        source.queue,
-        (*source.parts, _AGAIN, Binding(source.queue, AGAIN, source.queue)),
-        counts=source.counts,
+        source.queue, (*source.parts, *again_to(source.queue, name)), counts=source.counts
     )
 
 
+def again_to(queue: str, name: str) -> tuple[Part, ...]:
+    """What leads to a queue that is there, for what is tried again under a name."""
+    return _AGAIN, Binding(queue, AGAIN, name)
+
+
 def due_ms(delay: float) -> int:
-    """So many seconds from now."""
-    return ceil((time.time() + delay) * 1_000)
+    """So many seconds from now; no later than can be written down, some 30,000 years."""
+    return ceil(min((time.time() + delay) * 1_000, 10.0**MOST_DIGITS - 1))

@@ -25,15 +25,10 @@ __all__ = ("ID", "message_of", "table_of")
 ID = "_watermill_message_uuid"
 """Header of the message's id. Watermill's."""
 
-NOTES = (
-    "x-death",
-    "x-first-death-",
-    "x-last-death-",
-    "x-delivery-count",
-    "x-acquired-count",
-    "x-eventflow-",
-)
-"""What headers begin with that the server adds, or we do on a message's way: no part of it."""
+NOTES = frozenset({"x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"})
+"""Headers that the server adds, or routes copies by: no part of a message."""
+NOTES_BEGIN = ("x-first-death-", "x-last-death-", "x-eventflow-")
+"""What others of them begin with, and those that we add on a message's way."""
 
 
 def table_of(
@@ -47,8 +42,9 @@ def table_of(
         texts_only: Whether values of other types go as texts.
 
     Raises:
-        InvalidMessageError: Its metadata or headers use the name that the id goes under, or one
-            that is longer than 255 bytes; or a `Field` is none.
+        InvalidMessageError: Its metadata or headers use the name that the id goes under, one that
+            means something to the server or to us, or one that is longer than 255 bytes; or a
+            `Field` is none.
     """
     metadata = message.metadata
     pairs = [(ID, message.id.encode())]
@@ -61,10 +57,11 @@ def table_of(
         pairs += message.headers
     pairs += [(name, text.encode()) for name, text in metadata.items()]
     pairs += notes
-    if ID in metadata or (message.headers and any(name == ID for name, _ in message.headers)):
-        raise InvalidMessageError(
-            f"{ID!r} is the name that the id of a message goes under; it can't be in its metadata"
-        )
+    for name in metadata:
+        if _kind(name) != "pair":
+            _check_name(name)
+    for name, _ in message.headers:
+        _check_name(name)
     try:
         return write_table(pairs)
     except ValueError as exc:
@@ -98,12 +95,25 @@ def message_of(properties: Properties, body: bytes) -> Message:
     return received(message_id, body, metadata, None, tuple(rest))
 
 
+def _check_name(name: str) -> None:
+    kind = _kind(name)
+    if kind == "id":
+        raise InvalidMessageError(
+            f"{ID!r} is the name that the id of a message goes under; it can't be in its metadata"
+        )
+    if kind == "note":
+        raise InvalidMessageError(
+            f"{name!r} in the metadata of a message means something to RabbitMQ, or to eventflow: "
+            "no message can have it, give it another name"
+        )
+
+
 @lru_cache(1_024)
 def _kind(name: str) -> str:
     """What a header is, by its name; empty for one that can be no metadata."""
     if name == ID:
         return "id"
-    if name.startswith(NOTES):
+    if name in NOTES or name.startswith(NOTES_BEGIN):
         return "note"
     try:
         name.encode()  # bytes that were no UTF-8 stand in it as halves of surrogates

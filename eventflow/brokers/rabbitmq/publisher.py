@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from eventflow.brokers.rabbitmq._confirms import Call
+from eventflow.brokers.rabbitmq._frames import BESIDE
 from eventflow.brokers.rabbitmq._ladder import Note, due_ms, waiting
 from eventflow.brokers.rabbitmq._wire import table_of
 from eventflow.errors import InvalidMessageError, MessageTooLargeError, PublishError
@@ -25,9 +27,8 @@ __all__ = ("RabbitMQPublisher",)
 MOST_ROUTES = 10_000
 DOUBT_S = 1.0
 """Seconds between two channels that are given up because the server refused something."""
-
-BESIDE = 23
-"""Bytes in a frame of headers beside these."""
+ROOM = 2_048
+"""Bytes of headers that are left for what is noted of a message later, dead letters included."""
 
 
 class RabbitMQPublisher:
@@ -37,9 +38,12 @@ class RabbitMQPublisher:
     no queue is counted by the broker, and logged. All publishers of a broker share a connection.
     """
 
-    def __init__(self, broker: RabbitMQBroker, route_of: Callable[[str], Route]) -> None:
+    def __init__(
+        self, broker: RabbitMQBroker, route_of: Callable[[str], Route], *, room: int = ROOM
+    ) -> None:
         self._broker = broker
         self._route_of = route_of
+        self._beside = BESIDE + room
         self._limit = broker.settings.max_payload_bytes
         self._routes: dict[str, Route] = {}
 
@@ -68,7 +72,9 @@ class RabbitMQPublisher:
             elif (delay := self._delay(message)) > 0:
                 note = Note(route.exchange, route.routing_key, due_ms(delay))
                 table = self._checked(topic, message, messages, route, note)
-                later.append((message, waiting(delay), table))
+                step = waiting(delay)  # what it goes through afterwards is declared by us, too
+                way = replace(step, parts=(*step.parts, *route.parts))
+                later.append((message, way, table))
             else:
                 now.append((message, route, self._checked(topic, message, messages, route)))
         broker = self._broker
@@ -117,7 +123,7 @@ class RabbitMQPublisher:
             )
         pairs = () if note is None else note.pairs()
         table = table_of(message, pairs, texts_only=route.texts_only)
-        most = self._broker.frame_max - BESIDE
+        most = self._broker.frame_max - self._beside
         if len(table) > most:
             # A larger frame would end the connection.
             raise MessageTooLargeError(

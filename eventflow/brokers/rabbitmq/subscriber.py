@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
-from eventflow.brokers.rabbitmq._ladder import bound_again
+from eventflow.brokers.rabbitmq._ladder import BROADCAST, bound_again
 from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
 from eventflow.errors import BrokerConnectionError, InvalidOptionError
 from eventflow.events import validate_topic
@@ -77,7 +78,7 @@ class RabbitMQSubscriber:
 
     def publisher(self) -> RabbitMQPublisher:
         """A publisher whose messages are kept, also where nobody receives them yet."""
-        return RabbitMQPublisher(self._broker, self._topology.keeping)
+        return RabbitMQPublisher(self._broker, self._topology.keeping, room=0)
 
     async def prepare(self, topic: str) -> None:
         """Declare the group's queue, so that it gets what is published from now on.
@@ -91,9 +92,11 @@ class RabbitMQSubscriber:
         if not isinstance(self._group, Broadcast):
             await self._broker.declare(self._source(topic).parts)
 
-    def _source(self, topic: str) -> Source:
+    def _source(self, topic: str, again: str = "") -> Source:
         source = self._topology.source(topic, self._group)
-        return bound_again(source) if self.features.nack_delay else source
+        if not self.features.nack_delay:
+            return source
+        return bound_again(source, again or source.queue)
 
     async def messages_ready(self, topic: str) -> int:
         """How many messages wait in the group's queue that no member has in hand.
@@ -142,8 +145,11 @@ class RabbitMQSubscriber:
         validate_topic(topic)
         broker = self._broker
         broker.check_open()
-        source_of = partial(self._source, topic)
-        deliveries = RabbitMQDeliveries(broker, topic, source_of, max_in_flight=bound)
+        # The queue of an instance has another name after each lost connection.
+        is_alone = isinstance(self._group, Broadcast)
+        again = f"{BROADCAST}{uuid.uuid4().hex}" if is_alone else ""
+        source_of = partial(self._source, topic, again)
+        deliveries = RabbitMQDeliveries(broker, topic, source_of, max_in_flight=bound, again=again)
         broker.subscriptions.add(deliveries)
         try:
             try:

@@ -12,7 +12,7 @@ from pamqp import commands
 
 from eventflow import Event, FailurePolicy, Retry, current
 from eventflow.brokers.rabbitmq import PubSub, RabbitMQBroker, Topics, WorkQueue, _forwarder
-from eventflow.brokers.rabbitmq._ladder import DUE_QUEUE, Note, due_ms
+from eventflow.brokers.rabbitmq._ladder import BROADCAST, DUE_QUEUE, Note, due_ms
 from eventflow.errors import UnsupportedFeatureError
 from eventflow.messaging import BrokerEventPublisher, Message, Router
 from eventflow.messaging.metadata import DELAYED_UNTIL, delay_metadata
@@ -181,7 +181,11 @@ async def test_what_can_not_be_handed_on_harms_no_other(
         await broker.publisher().publish(topic, Message(b"x"))
         (first,) = await take(deliveries, 1)
         async with outside(rabbitmq.address) as look:
-            for note in (Note(gone, ""), Note("", gone), Note("eventflow.again", gone), Note()):
+            long = "n" * 256
+            for note in (
+                *(Note(gone, ""), Note("", gone), Note(), Note("", long)),
+                *(Note("eventflow.again", gone), Note("eventflow.again", f"{BROADCAST}{gone}")),
+            ):
                 headers: dict[str, Any] = {name: value.decode() for name, value in note.pairs()}
                 await look.channel.basic_publish(
                     f"for {note.exchange or note.routing_key or 'nobody'}".encode(),
@@ -192,9 +196,11 @@ async def test_what_can_not_be_handed_on_harms_no_other(
             (again,) = await take(deliveries, 1)
             assert again.failures == 1
             again.ack()
-            # Whatever says nothing is kept where people can look at it.
-            (odd,) = await taken(look.channel, _forwarder.UNREADABLE, 1)
-            assert odd.body == b"for nobody"
+            # Whatever belongs to nobody is kept where people can look at it.
+            odd = await taken(look.channel, _forwarder.ASIDE, 3)
+            assert {got.body for got in odd} == {
+                *(b"for nobody", b"for eventflow.again", f"for {long}".encode())
+            }
             # Those with a place come once there is one.
             await look.channel.exchange_declare(gone, exchange_type="fanout", durable=True)
             await look.channel.queue_declare(gone, durable=True)
@@ -202,7 +208,9 @@ async def test_what_can_not_be_handed_on_harms_no_other(
             found = await taken(look.channel, gone, 2)
             assert {got.body for got in found} == {f"for {gone}".encode()}
     assert "delayed_not_forwarded" in caplog.text
-    assert "delay_unreadable" in caplog.text
+    assert caplog.text.count("delay_unreadable") == 2
+    assert "retry_undeliverable" in caplog.text
+    assert "retry_dropped" in caplog.text
 
 
 async def test_a_router_retries_through_the_server(rabbitmq: RabbitMQ) -> None:

@@ -32,11 +32,22 @@ def test_numbers_have_bounds() -> None:
     names = [name for name, _ in Note("e", "r", 1, 1, 1).pairs()][2:]
     note = read_note([(name, b"9" * 15) for name in names])
     assert note.failures == note.deliveries == MOST
-    assert note.left() < 11 * 366 * 86_400
 
 
-def test_a_name_that_is_no_utf8_does_no_harm() -> None:
-    assert read_note([("x-eventflow-exchange", b"\xff")]).exchange == "\N{REPLACEMENT CHARACTER}"
+@pytest.mark.parametrize("value", [b"\xff", b"n" * 256])
+def test_a_name_that_can_be_none_leads_nowhere(value: bytes) -> None:
+    """Nor does the other one: together they say where."""
+    exchange, routing_key, *_ = (name for name, _ in Note("e", "r").pairs())
+    for odd, other in ((exchange, routing_key), (routing_key, exchange)):
+        note = read_note([(odd, value), (other, b"fine")])
+        assert (note.exchange, note.routing_key) == ("", "")
+
+
+@pytest.mark.parametrize("delay", [1e9, 1e12, 1e306])
+def test_no_delay_is_too_long_to_be_written_down(delay: float) -> None:
+    note = read_note(Note(due_ms=due_ms(delay)).pairs())
+    assert note.left() > 0.99e9
+    assert waiting(note.left()).routing_key == "eventflow.delay.86400"
 
 
 @pytest.mark.parametrize(

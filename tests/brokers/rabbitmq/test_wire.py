@@ -14,7 +14,7 @@ from eventflow.messaging import Message
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
-    lambda name: not name.startswith("x-")
+    lambda name: not name.startswith("x-") and name not in ("CC", "BCC")
 )
 
 
@@ -114,3 +114,25 @@ def test_a_message_without_an_id_gets_one(property_: str) -> None:
 def test_what_can_not_be_sent_is_refused(message: Message) -> None:
     with pytest.raises(InvalidMessageError, match=r"_watermill_message_uuid|255 bytes"):
         table_of(message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"),
+        *("x-first-death-queue", "x-last-death-reason", "x-eventflow-due"),
+    ],
+)
+def test_what_means_something_to_the_server_is_refused(name: str) -> None:
+    """It would close the channel, route copies, or be taken out by whoever reads it."""
+    for message in (Message(b"x", {name: "1"}), Message(b"x", headers=((name, b"1"),))):
+        with pytest.raises(InvalidMessageError, match=f"'{name}'.*another name"):
+            table_of(message)
+
+
+@pytest.mark.parametrize(
+    "name", ["cc", "x-deathly", "x-mine", "x-delivery-count-of-mine", "X-Death"]
+)
+def test_names_that_only_look_like_it_travel(name: str) -> None:
+    message = Message(b"x", {name: "1"})
+    assert sent(message) == message

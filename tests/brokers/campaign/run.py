@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.servers.proxy import ProxiedKafka, Proxy
     from tests.servers.rabbitmq import ProxiedRabbitMQ
 
-__all__ = ("BaseRun", "Sent")
+__all__ = ("BaseRun", "NotQuietError", "Sent")
 
 S = TypeVar("S", bound=BaseSchedule)
 N = TypeVar("N", bound="ProxiedKafka | ProxiedRabbitMQ")
@@ -31,6 +31,10 @@ N = TypeVar("N", bound="ProxiedKafka | ProxiedRabbitMQ")
 QUIET_S = 30.0
 """Seconds after the last fault within which all is handled and settled."""
 LEAVE_S = 15.0
+
+
+class NotQuietError(AssertionError):
+    """Something has still to be done long after the last fault."""
 
 
 class Sent(NamedTuple):
@@ -219,7 +223,7 @@ class BaseRun(ABC, Generic[S, N]):
                     self.quiet_after = time.monotonic() - began
                     return
             await asyncio.sleep(0.1)
-        raise AssertionError(f"not quiet after {bound} s: {left}")
+        raise NotQuietError(f"not quiet after {bound} s: {left}")
 
     async def _leave(self) -> None:
         for member in self._members:

@@ -38,7 +38,7 @@ async def test_random_faults(
     seed: int,
     tally: Callable[[Verdict], None],
 ) -> None:
-    """120 schedules in a stress run, two here: nothing lost, made up, or left behind.
+    """120 schedules in a stress run, two here: nothing lost, made up, left, or acked early.
 
     All is quiet within 30 s after the last fault; what comes twice has a fault for a reason.
     """

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from eventflow.brokers.kafka._ladder import DELAYS, STEPS, retry_group, retry_topic
 from eventflow.brokers.kafka._progress import Progress, from_text
 from eventflow.messaging.metadata import delay_metadata
-from tests.brokers.campaign.run import BaseRun
+from tests.brokers.campaign.run import BaseRun, NotQuietError
 from tests.brokers.kafka.campaign.member import BLOCK_S, Job, Worker
 from tests.brokers.kafka.campaign.schedule import Schedule
 from tests.brokers.kafka.support import broker_at, ends, log, records
@@ -172,7 +172,7 @@ class Run(BaseRun[Schedule, ProxiedKafka]):
     async def _wait_until_quiet(self) -> None:
         try:
             await super()._wait_until_quiet()
-        except AssertionError as exc:
+        except NotQuietError as exc:
             exc.add_note(f"marks that Kafka has lost: {self._server.lost_marks()}")
             raise
 

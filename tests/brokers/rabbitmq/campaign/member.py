@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.brokers.campaign.member import BaseWorker
-from tests.brokers.rabbitmq.campaign.schedule import CONSUMER_TIMEOUT_S, KINDS
+from tests.brokers.rabbitmq.campaign.schedule import CONSUMER_TIMEOUT_S, KINDS, LONG_S
 from tests.brokers.rabbitmq.support import broker_at
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class Worker(BaseWorker):
     async def _handle(self, message: Message, what: str, *, is_first: bool) -> None:
         if what == "slow" and not is_first:
             what = "as usual"
-        await super()._handle(message, what, is_first=is_first)
+        if what == "long":
+            await asyncio.sleep(LONG_S)
+        else:
+            await super()._handle(message, what, is_first=is_first)
 
     @asynccontextmanager
     async def _joined(self) -> AsyncGenerator[Router]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 import uuid
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import aiormq
 import aiormq.exceptions
 
-from tests.brokers.campaign.ledger import DONE, FAILED, read
-from tests.brokers.campaign.run import BaseRun
+from tests.brokers.campaign.ledger import BEGUN, DONE, FAILED, Entry, read
+from tests.brokers.campaign.run import BaseRun, NotQuietError
 from tests.brokers.rabbitmq.campaign.member import BLOCK_S, Job, Worker
 from tests.brokers.rabbitmq.campaign.schedule import CONSUMER_TIMEOUT_S, KINDS, Schedule
+from tests.brokers.rabbitmq.campaign.tap import Tap
 from tests.brokers.rabbitmq.support import DECLARED_S, Outside, broker_at, outside
 from tests.servers.process import ServerError
 from tests.servers.rabbitmq import ProxiedRabbitMQ
@@ -20,19 +24,25 @@ from tests.servers.rabbitmq import ProxiedRabbitMQ
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.brokers.campaign.member import Member
     from tests.brokers.campaign.schedule import Fault
 
 __all__ = ("Run",)
+
+ACKED_S = 0.05
+"""Seconds after a handler's end by which its ack is with the server."""
 
 
 class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
     """One schedule, on a topic of its own.
 
     Attributes:
+        tap: What all clients go through.
         copies: What a queue has that got a copy of each message: ids and bodies. It is somebody
             else's; empty where the topology has no place for one.
         letters: Ids of the dead letters.
         left: What was left in the queue when all members had left.
+        noise: What had still to be done when all should have been quiet.
     """
 
     AWAY = (aiormq.exceptions.AMQPError, OSError, RuntimeError, TimeoutError, ServerError)
@@ -41,9 +51,12 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
 
     def __init__(self, schedule: Schedule, server: ProxiedRabbitMQ, ledger: Path) -> None:
         super().__init__(schedule, server, ledger)
+        self._proxy = self.tap = Tap(server.port)
+        self._linked = f"amqp://guest:guest@127.0.0.1:{self.tap.port}"
         self.copies: list[tuple[str, bytes]] = []
         self.letters: list[str] = []
         self.left = 0
+        self.noise = ""
         self.topic = f"campaign.{schedule.seed}.{uuid.uuid4().hex[:8]}"
         self._topology = KINDS[schedule.kind]
         self.has_copies = self._topology.has_groups
@@ -51,7 +64,7 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
         self._copies = f"{self.topic}.copies"
         self._letters = f"{self.topic}.dead_letter"
         self._job = Job(
-            address=server.linked,
+            address=self._linked,
             kind=schedule.kind,
             topic=self.topic,
             ledger=str(ledger),
@@ -60,6 +73,11 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
             max_in_flight=schedule.max_in_flight,
             takes=schedule.takes,
         )
+
+    async def carry_out(self) -> None:
+        """All of it, through the tap."""
+        with self.tap:
+            await super().carry_out()
 
     async def _set_up(self) -> None:
         """Declare all, by the clients that will use it, and what keeps the copies by another."""
@@ -91,9 +109,7 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
 
     def _broker(self, **options: Any) -> Any:
         heartbeat = self.schedule.heartbeat
-        return broker_at(
-            self._server.linked, topology=self._topology, heartbeat=heartbeat, **options
-        )
+        return broker_at(self._linked, topology=self._topology, heartbeat=heartbeat, **options)
 
     async def _do(self, fault: Fault) -> None:
         server = self._server
@@ -111,8 +127,23 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
                 await self._watermark("1")
                 await asyncio.sleep(fault.lasts)
                 await self._watermark("512MB")
+            case "kill-busy":
+                if (member := await self._busy(within=fault.lasts)) is not None:
+                    member.kill()
             case _:
                 await super()._do(fault)
+
+    async def _busy(self, *, within: float) -> Member | None:
+        """A process that holds what it began before others that it has acked by now."""
+        end = time.monotonic() + within
+        while (now := time.monotonic()) < end:
+            passed = _passed(read(self._path))
+            for member in self._members:
+                is_there = member.is_process and not member.is_gone
+                if is_there and passed.get(member.who, end) + ACKED_S < now:
+                    return member
+            await asyncio.sleep(ACKED_S / 4)
+        return None
 
     async def _watermark(self, size: str) -> None:
         await asyncio.to_thread(
@@ -120,6 +151,12 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
         )
 
     # From outside
+
+    async def _wait_until_quiet(self) -> None:
+        try:
+            await super()._wait_until_quiet()
+        except NotQuietError as exc:  # the verdict says more
+            self.noise = str(exc)
 
     async def _left(self) -> object:
         """What is in the queue that nobody holds, what was not handled yet, and what is held."""
@@ -169,3 +206,17 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
                 await channel.queue_delete(queue)
             for exchange in (self.topic, self._letters):
                 await channel.exchange_delete(exchange)
+
+
+def _passed(told: list[Entry]) -> dict[str, float]:
+    """Since when members have something in their hands that was begun before what is done."""
+    hands: dict[str, dict[str, float]] = {}
+    for at, what, who, which in told:
+        hand = hands.setdefault(who, {})
+        if what == BEGUN:
+            hand[which] = math.inf
+        elif what in (DONE, FAILED):
+            for earlier in takewhile(which.__ne__, hand):
+                hand[earlier] = min(hand[earlier], at)
+            del hand[which]
+    return {who: min(hand.values(), default=math.inf) for who, hand in hands.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 from eventflow.brokers.rabbitmq import PubSub, Topics, Topology, WorkQueue
-from tests.brokers.campaign.schedule import BaseSchedule
+from tests.brokers.campaign.schedule import BaseSchedule, Fault
 
-__all__ = ("CONSUMER_TIMEOUT_S", "KINDS", "Schedule")
+__all__ = ("CONSUMER_TIMEOUT_S", "KINDS", "LONG_S", "Schedule")
 
 CONSUMER_TIMEOUT_S = 2.0
 """Seconds that the server waits for acks, where some handlers take longer."""
+LONG_S = 0.5
+"""Seconds that some handlers take while others pass."""
 KINDS: dict[str, Topology] = {
     "pubsub": PubSub(),
     "pubsub-classic": PubSub(queue_type="classic"),
@@ -32,7 +34,7 @@ class Schedule(BaseSchedule):
         *("cut", "cut", "reset", "stall", "refuse", "kill-broker", "stop-broker", "freeze-broker"),
         *("close-connections", "alarm"),
     )
-    REPEATING = frozenset({*LINK, "kill-member", "slow", "block"} - {"alarm"})
+    REPEATING = frozenset({*LINK, "kill-member", "kill-busy", "slow", "block"} - {"alarm"})
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -50,6 +52,13 @@ class Schedule(BaseSchedule):
         is_gentle = rng.random() < 1 / 6
         self.heartbeat = 10 if is_gentle else 1
         self._draw(rng, is_gentle=is_gentle, least=(0 if is_gentle else 1, 0))
+        long = rng.sample(range(self.messages), rng.choice([0, 10, 30]))
+        if long and self.concurrency > 1:
+            self.odd = dict.fromkeys(long, "long") | self.odd
+            if not is_gentle:
+                self.members.append("process")
+                fault = Fault(round(rng.uniform(0.2, 2.0), 2), "kill-busy", 3.0, 0)
+                self.group = sorted([*self.group, fault])
 
     @property
     def kills(self) -> bool:

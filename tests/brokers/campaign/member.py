@@ -97,9 +97,9 @@ class BaseWorker(ABC):
         """A router that runs, with this as its handler."""
 
     @staticmethod
-    def _router(*, first_wait: float) -> Router:
+    def _router(*, first_wait: float, drain_timeout: float = 5.0) -> Router:
         policy = FailurePolicy(retry=Retry(attempts=3, initial=first_wait), then=DeadLetter())
-        return Router(on_failure=policy, drain_timeout=5.0)
+        return Router(on_failure=policy, drain_timeout=drain_timeout)
 
     @classmethod
     def main(cls, job: type[Any]) -> None:

@@ -32,6 +32,7 @@ class Job(NamedTuple):
         heartbeat: As the broker's.
         concurrency: As the handler's.
         max_in_flight: As the handler's.
+        drain_timeout: As the router's.
         takes: Seconds a handler takes that does nothing special.
     """
 
@@ -42,6 +43,7 @@ class Job(NamedTuple):
     heartbeat: int
     concurrency: int
     max_in_flight: int
+    drain_timeout: float
     takes: float
 
 
@@ -75,7 +77,7 @@ class Worker(BaseWorker):
             connect_timeout=5.0,
             publish_timeout=5.0,
         )
-        router = self._router(first_wait=0.02)
+        router = self._router(first_wait=0.02, drain_timeout=job.drain_timeout)
         router.add_handler(
             "work",
             job.topic,

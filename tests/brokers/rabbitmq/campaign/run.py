@@ -71,6 +71,7 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
             heartbeat=schedule.heartbeat,
             concurrency=schedule.concurrency,
             max_in_flight=schedule.max_in_flight,
+            drain_timeout=schedule.drain_timeout,
             takes=schedule.takes,
         )
 
@@ -128,22 +129,25 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
                 await asyncio.sleep(fault.lasts)
                 await self._watermark("512MB")
             case "kill-busy":
-                if (member := await self._busy(within=fault.lasts)) is not None:
+                for member in await self._busy(within=fault.lasts, are_processes=True):
                     member.kill()
+            case "leave-busy":
+                for member in await self._busy(within=fault.lasts):
+                    member.leave()
             case _:
                 await super()._do(fault)
 
-    async def _busy(self, *, within: float) -> Member | None:
-        """A process that holds what it began before others that it has acked by now."""
+    async def _busy(self, *, within: float, are_processes: bool = False) -> list[Member]:
+        """A member that holds what it began before others that it has acked by now; if any is."""
         end = time.monotonic() + within
         while (now := time.monotonic()) < end:
             passed = _passed(read(self._path))
             for member in self._members:
-                is_there = member.is_process and not member.is_gone
+                is_there = not member.is_gone and member.is_process >= are_processes
                 if is_there and passed.get(member.who, end) + ACKED_S < now:
-                    return member
+                    return [member]
             await asyncio.sleep(ACKED_S / 4)
-        return None
+        return []
 
     async def _watermark(self, size: str) -> None:
         await asyncio.to_thread(

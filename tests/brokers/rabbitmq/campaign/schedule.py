@@ -28,6 +28,7 @@ class Schedule(BaseSchedule):
 
     Attributes:
         kind: The topology, as in `KINDS`.
+        drain_timeout: As the router's: with the short one, who leaves gives back what takes long.
     """
 
     LINK = (
@@ -52,13 +53,16 @@ class Schedule(BaseSchedule):
         is_gentle = rng.random() < 1 / 6
         self.heartbeat = 10 if is_gentle else 1
         self._draw(rng, is_gentle=is_gentle, least=(0 if is_gentle else 1, 0))
+        self.drain_timeout = rng.choice([0.1, 5.0])
+        # In some, members are killed or leave just when they hold something for long, and have
+        # acked what came later.
         long = rng.sample(range(self.messages), rng.choice([0, 10, 30]))
         if long and self.concurrency > 1:
             self.odd = dict.fromkeys(long, "long") | self.odd
-            if not is_gentle:
-                self.members.append("process")
-                fault = Fault(round(rng.uniform(0.2, 2.0), 2), "kill-busy", 3.0, 0)
-                self.group = sorted([*self.group, fault])
+            kinds = ["leave-busy"] if is_gentle else ["kill-busy", "leave-busy"]
+            self.group += [Fault(round(rng.uniform(0.2, 2.0), 2), kind, 2.0, 0) for kind in kinds]
+            self.group.sort()
+            self.members.append("process")
 
     @property
     def kills(self) -> bool:

@@ -102,6 +102,8 @@ class _Connection:
             came, name = open_.pop(tag)
             if isinstance(frame, commands.Basic.Ack):
                 self._tap.acked.append(Acked(came, time.monotonic(), name))
+            else:
+                self._tap.given_back += 1
 
 
 class Tap(Proxy):
@@ -109,12 +111,14 @@ class Tap(Proxy):
 
     Attributes:
         acked: Deliveries that were acked.
+        given_back: How many were nacked.
         wrong: What was settled, and could not be.
     """
 
     def __init__(self, target: int) -> None:
         super().__init__(target)
         self.acked: list[Acked] = []
+        self.given_back = 0
         self.wrong: list[str] = []
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:

@@ -29,6 +29,7 @@ class Verdict(BaseVerdict):
         refused: Messages of which it was said that they were not stored.
         unknown: Messages that may be stored.
         acked: Deliveries that were acked.
+        given_back: Deliveries that were nacked.
     """
 
     BROKER = "RabbitMQ"
@@ -38,6 +39,7 @@ class Verdict(BaseVerdict):
     refused: int = 0
     unknown: int = 0
     acked: int = 0
+    given_back: int = 0
 
 
 def judge(run: Run, told: Sequence[Entry]) -> Verdict:
@@ -58,6 +60,7 @@ def judge(run: Run, told: Sequence[Entry]) -> Verdict:
     ended = done.keys() | letters.keys()
     acked = {ack.which for ack in run.tap.acked}
     verdict.acked = len(run.tap.acked)
+    verdict.given_back = run.tap.given_back
     lost: set[str] = set()
 
     wrong += [f"{name} was acked before it was handled" for name in _too_early(run, told)]

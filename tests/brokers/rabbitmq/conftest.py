@@ -1,8 +1,7 @@
-"""RabbitMQs beside the usual one, started when the first test needs them; a line on campaigns."""
+"""RabbitMQs beside the usual one, started when the first test needs them."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +11,7 @@ from tests.servers.rabbitmq_cluster import RabbitMQCluster
 from tests.servers.secure_rabbitmq import SecureRabbitMQ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from tests.brokers.rabbitmq.campaign.verdict import Verdict
+    from collections.abc import Generator
 
 
 @pytest.fixture
@@ -60,29 +57,3 @@ def rabbitmq_cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Rabb
         yield cluster
     finally:
         cluster.discard()
-
-
-@pytest.fixture(scope="session")
-def rabbitmq_tally() -> Generator[Callable[[Verdict], None]]:
-    """Adds up what the schedules of a campaign have shown, and says it at the end."""
-    verdicts: list[Verdict] = []
-    yield verdicts.append
-    if verdicts:
-        causes = sum((v.causes for v in verdicts), Counter[str]())
-        _said.append(
-            f"campaign on RabbitMQ: {len(verdicts)} schedules, "
-            f"{sum(v.stored for v in verdicts):,} messages stored, "
-            f"{sum(v.refused for v in verdicts):,} refused, "
-            f"{sum(v.unknown for v in verdicts):,} unknown, "
-            f"{sum(v.done for v in verdicts):,} handled, "
-            f"{sum(v.lost for v in verdicts):,} lost, "
-            f"{sum(v.duplicates for v in verdicts):,} duplicates {dict(causes.most_common())}"
-        )
-
-
-_said: list[str] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in _said:
-        terminalreporter.write_line(line)

@@ -1,28 +1,23 @@
-"""One member of the group: a router with a handler that tells the ledger what it does.
-
-As a program it is a process of its own, which leaves when its standard input ends.
-"""
+"""One member of the group; as a program it is a process of its own."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
-import time
-from typing import Any, NamedTuple
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eventflow import current
 from eventflow.brokers.kafka import _settings
-from eventflow.errors import BrokerError
-from eventflow.failure import DeadLetter, FailurePolicy, Retry
 from eventflow.messaging import Message, Publisher, Router
-from tests.brokers.kafka.campaign.ledger import BEGUN, DONE, FAILED, Ledger
+from tests.brokers.campaign.member import BaseWorker
 from tests.brokers.kafka.support import broker_at
 from tests.brokers.kafka.transactional import TRANSACTION_MS
 
-__all__ = ("KINDS", "Job", "work")
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
-AGAIN_S = 0.2
+__all__ = ("BLOCK_S", "KINDS", "Job", "Worker")
+
+BLOCK_S = 0.5
+"""Seconds beyond the session's that handlers block the loop."""
 KINDS = ("first of", "second of")
 """What is published because of each message that is no poison, where handlers publish."""
 
@@ -55,98 +50,61 @@ class Job(NamedTuple):
     outputs: str
 
 
-class _Handler:
-    def __init__(self, job: Job, who: str, ledger: Ledger) -> None:
-        self.publisher: Publisher | None = None
+class Worker(BaseWorker):
+    """Receives, and publishes in transactions where it is told to."""
+
+    def __init__(self, job: Job, who: str) -> None:
+        super().__init__(who, job.ledger)
+        self.slow_s = job.revoke_timeout + 1.0
+        self.block_s = job.session_timeout + BLOCK_S
+        self.takes = job.takes
         self._job = job
-        self._who = who
-        self._ledger = ledger
-        self._met: set[str] = set()
+        self._publisher: Publisher | None = None
 
     async def __call__(self, message: Message) -> Message | None:
         """Do what the message says."""
-        job, who, ledger, name = self._job, self._who, self._ledger, message.id
-        ledger.write(BEGUN, who, name)
-        is_first = name not in self._met
-        self._met.add(name)
-        if self.publisher is not None:  # what fails afterwards has published, too
-            await self.publisher.publish(job.outputs, _output(0, message))
-        try:
-            match json.loads(message.payload)["do"]:
-                case "slow":
-                    await asyncio.sleep(job.revoke_timeout + 1.0)
-                case "block" if is_first:
-                    time.sleep(job.session_timeout + 0.5)  # noqa: ASYNC251 - the subject
-                # By the count, as the retry may be somebody else's.
-                case "fail" if current().attempt == 1:
-                    raise ValueError("once")
-                case "poison":
-                    raise ValueError("each time")
-                case _:
-                    await asyncio.sleep(job.takes)
-        except ValueError:
-            ledger.write(FAILED, who, name)
-            raise
-        ledger.write(DONE, who, name)
-        return None if self.publisher is None else _output(1, message)
+        await super().__call__(message)
+        return None if self._publisher is None else _output(1, message)
+
+    async def _handle(self, message: Message, what: str, *, is_first: bool) -> None:
+        if self._publisher is not None:  # what fails afterwards has published, too
+            await self._publisher.publish(self._job.outputs, _output(0, message))
+        await super()._handle(message, what, is_first=is_first)
+
+    @asynccontextmanager
+    async def _joined(self) -> AsyncGenerator[Router]:
+        job = self._job
+        broker = broker_at(
+            job.hosts,
+            session_timeout=job.session_timeout,
+            revoke_timeout=job.revoke_timeout,
+            connect_timeout=5.0,
+            publish_timeout=5.0,
+            delays=job.delays,
+        )
+        router = self._router(first_wait=1.0 if job.delays else 0.02)
+        subscriber = broker.subscriber(group=job.group, transactional=bool(job.outputs))
+        publishing: dict[str, Any] = {}
+        if job.outputs:
+            self._publisher = subscriber.publisher()
+            publishing = {"publisher": self._publisher, "publish_topic": job.outputs}
+        router.add_handler(
+            "work",
+            job.topic,
+            self,
+            subscriber=subscriber,
+            **publishing,
+            concurrency=job.concurrency,
+            order="relaxed" if job.delays else "strict",
+        )
+        async with broker, router:
+            yield router
 
 
 def _output(kind: int, message: Message) -> Message:
     return Message(f"{KINDS[kind]} {message.id}".encode(), key=message.key)
 
 
-async def work(job: Job, who: str, leave: asyncio.Event) -> None:
-    """Be a member until told to leave; again where the broker can't be found."""
-    ledger = Ledger(job.ledger)
-    try:
-        while not leave.is_set():
-            try:
-                await _work(job, _Handler(job, who, ledger), leave)
-            except BrokerError as exc:
-                ledger.write("away", who, type(exc).__name__)
-                await asyncio.sleep(AGAIN_S)
-        ledger.write("left", who)
-    finally:
-        ledger.close()
-
-
-async def _work(job: Job, handler: _Handler, leave: asyncio.Event) -> None:
-    broker = broker_at(
-        job.hosts,
-        session_timeout=job.session_timeout,
-        revoke_timeout=job.revoke_timeout,
-        connect_timeout=5.0,
-        publish_timeout=5.0,
-        delays=job.delays,
-    )
-    retry = Retry(attempts=3, initial=1.0 if job.delays else 0.02)
-    router = Router(on_failure=FailurePolicy(retry=retry, then=DeadLetter()), drain_timeout=5.0)
-    subscriber = broker.subscriber(group=job.group, transactional=bool(job.outputs))
-    publishing: dict[str, Any] = {}
-    if job.outputs:
-        handler.publisher = subscriber.publisher()
-        publishing = {"publisher": handler.publisher, "publish_topic": job.outputs}
-    router.add_handler(
-        "work",
-        job.topic,
-        handler,
-        subscriber=subscriber,
-        **publishing,
-        concurrency=job.concurrency,
-        order="relaxed" if job.delays else "strict",
-    )
-    async with broker, router:
-        await leave.wait()
-
-
-async def main() -> None:
-    job = Job(*json.loads(sys.argv[1]))
-    _settings.TRANSACTION_MS = TRANSACTION_MS
-    leave = asyncio.Event()
-    reader = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    reader.add_done_callback(lambda _: leave.set())
-    await work(job, sys.argv[2], leave)
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    _settings.TRANSACTION_MS = TRANSACTION_MS
+    Worker.main(Job)

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.brokers.kafka.campaign.ledger import (
-    BEGUN,
-    DONE,
-    FAILED,
-    FAULT_BEGUN,
-    FAULT_ENDED,
-    Entry,
-)
+from tests.brokers.campaign.ledger import DONE, FAILED, Entry
+from tests.brokers.campaign.verdict import BaseVerdict, explain
 from tests.brokers.kafka.campaign.member import KINDS
-from tests.brokers.kafka.campaign.schedule import REPEATING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ("Verdict", "judge")
 
 ID = "_watermill_message_uuid"
-ECHO_S = 6.0
-"""Seconds after a fault in which it still has its effect: sessions that run out, joining again."""
 
 
 class _Record(NamedTuple):
@@ -45,16 +36,8 @@ class _Record(NamedTuple):
         return cls(name, record.partition(), record.offset(), record.key(), record.value())
 
 
-class Window(NamedTuple):
-    """A time in which messages may come again."""
-
-    begin: float
-    end: float
-    what: str
-
-
 @dataclass
-class Verdict:
+class Verdict(BaseVerdict):
     """What a run has shown.
 
     Attributes:
@@ -62,24 +45,18 @@ class Verdict:
         twice: Of those, records that the client library stored once more. It does where it gave
             another message of the same publisher up, and can't tell whether that was stored.
         refused: Messages whose publish raised.
-        done: Ends of handlers, repeated ones included.
         lost: Of those in the topic, or that had to be: never handled; and outputs
             that are not there.
         outputs: Records that handlers have published, and that can be read.
-        duplicates: Ends of handlers beyond the first.
-        causes: The fault nearest to each of those.
-        wrong: What must not be.
     """
+
+    BROKER = "Kafka"
+    ECHO_S = 6.0  # sessions that run out, joining again
 
     published: int = 0
     twice: int = 0
     refused: int = 0
-    done: int = 0
-    lost: int = 0
     outputs: int = 0
-    duplicates: int = 0
-    causes: Counter[str] = field(default_factory=Counter[str])
-    wrong: list[str] = field(default_factory=list[str])
 
 
 def judge(
@@ -110,7 +87,7 @@ def judge(
 
     # Publishing
     gave_up = {sent.publisher for sent in run.sent.values() if sent.verdict == "unknown"}
-    for name, (_, publisher, said) in run.sent.items():
+    for name, (message, publisher, said) in run.sent.items():
         verdict.refused += said != "stored"
         if said == "stored" and not stored[name]:
             verdict.lost += 1
@@ -118,7 +95,7 @@ def judge(
         if said == "not_stored" and stored[name]:
             wrong.append(f"{name} is said not to be stored, and is")
         # What is handed on again, because its commit was cut off, is another record as well.
-        may_repeat = name in run.later and bool(run.schedule.repeating)
+        may_repeat = bool(message.metadata and run.schedule.repeating)
         if stored[name] > 1 and (publisher in gave_up or may_repeat):
             verdict.twice += stored[name] - 1
         elif stored[name] > 1:
@@ -169,7 +146,8 @@ def judge(
         judge_outputs(stored, poison, dead, outputs, verdict)
     if not run.schedule.delays:
         wrong += out_of_order(records, done)
-    explain(run, told, stored, verdict)
+    twice = stored - Counter({*stored})
+    explain(verdict, told, run.sent, run.schedule.REPEATING, twice=twice)
     return verdict
 
 
@@ -210,51 +188,3 @@ def out_of_order(records: Iterable[_Record], done: Sequence[Entry]) -> list[str]
         if twice.isdisjoint(names) and order != sorted(order):
             found.append(f"key {key!r} of partition {partition} was handled out of order")
     return found
-
-
-def explain(run: Run, told: Sequence[Entry], stored: Counter[str], verdict: Verdict) -> None:
-    """Finds the fault nearest to each end of a handler beyond the first; one has to be there."""
-    left = stored - Counter({*stored})
-    windows = _windows(run, told)
-    began: dict[tuple[str, str], float] = {}
-    before: dict[str, float] = {}
-    for what, who, which, at in ((e.what, e.who, e.which, e.at) for e in told):
-        if what == BEGUN:
-            began[which, who] = at
-        elif what == DONE:
-            since = before.get(which)
-            before[which] = began[which, who]
-            if since is None:
-                continue
-            if left[which]:
-                left[which] -= 1
-                verdict.causes["stored twice"] += 1
-                continue
-            causes = [w for w in windows if w.begin <= at and since <= w.end + ECHO_S]
-            if causes:
-                verdict.causes[max(causes).what] += 1
-            else:
-                verdict.wrong.append(f"{which} was done again without a reason, by {who}")
-
-
-def _windows(run: Run, told: Sequence[Entry]) -> list[Window]:
-    """When messages may come again: while a fault lasts, or an odd handler."""
-    open_: dict[tuple[str, str], tuple[float, str]] = {}
-    windows: list[Window] = []
-    for entry in told:
-        if entry.what == FAULT_BEGUN and entry.who in REPEATING:
-            open_["", entry.which] = entry.at, entry.who
-        elif entry.what == FAULT_ENDED and ("", entry.which) in open_:
-            begin, what = open_.pop(("", entry.which))
-            windows.append(Window(begin, entry.at, what))
-        elif entry.what in (BEGUN, DONE) and (sent := run.sent.get(entry.which)) is not None:
-            odd = next((k for k in ("slow", "block") if f'"{k}"'.encode() in sent[0].payload), None)
-            if odd is None:
-                continue
-            if entry.what == BEGUN:
-                open_[entry.who, entry.which] = entry.at, odd
-            elif (entry.who, entry.which) in open_:
-                begin, what = open_.pop((entry.who, entry.which))
-                windows.append(Window(begin, entry.at, what))
-    end = told[-1].at if told else 0.0
-    return [*windows, *(Window(begin, end, what) for begin, what in open_.values())]

@@ -1,30 +1,22 @@
-"""One member of the group: a router with a handler that tells the ledger what it does.
-
-As a program it is a process of its own, which leaves when its standard input ends.
-"""
+"""One member of the group; as a program it is a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventflow import current
-from eventflow.errors import BrokerError
-from eventflow.failure import DeadLetter, FailurePolicy, Retry
-from eventflow.messaging import Message, Router
-from tests.brokers.kafka.campaign.ledger import BEGUN, DONE, FAILED, Ledger
-from tests.brokers.rabbitmq.campaign.schedule import CONSUMER_TIMEOUT_S, KINDS
+from tests.brokers.campaign.member import BaseWorker
+from tests.brokers.rabbitmq.campaign.schedule import CONSUMER_TIMEOUT_S, KINDS, LONG_S
 from tests.brokers.rabbitmq.support import broker_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator
 
-__all__ = ("BLOCK_S", "Job", "work")
+    from eventflow.messaging import Message, Router
 
-AGAIN_S = 0.2
+__all__ = ("BLOCK_S", "Job", "Worker")
+
 BLOCK_S = 3.5
 """Seconds that handlers block the loop: the server gives a client up that says nothing for 2."""
 
@@ -40,6 +32,7 @@ class Job(NamedTuple):
         heartbeat: As the broker's.
         concurrency: As the handler's.
         max_in_flight: As the handler's.
+        drain_timeout: As the router's.
         takes: Seconds a handler takes that does nothing special.
     """
 
@@ -50,96 +43,53 @@ class Job(NamedTuple):
     heartbeat: int
     concurrency: int
     max_in_flight: int
+    drain_timeout: float
     takes: float
 
 
-class _Handler:
-    def __init__(self, job: Job, who: str, ledger: Ledger) -> None:
+class Worker(BaseWorker):
+    """Receives."""
+
+    slow_s = CONSUMER_TIMEOUT_S + 1.0
+    block_s = BLOCK_S
+
+    def __init__(self, job: Job, who: str) -> None:
+        super().__init__(who, job.ledger)
+        self.takes = job.takes
         self._job = job
-        self._who = who
-        self._ledger = ledger
-        self._met: set[str] = set()
 
-    async def __call__(self, message: Message) -> None:
-        """Do what the message says."""
-        who, ledger, name = self._who, self._ledger, message.id
-        ledger.write(BEGUN, who, name)
-        is_first = name not in self._met
-        self._met.add(name)
-        try:
-            match json.loads(message.payload)["do"]:
-                case "slow" if is_first:
-                    await asyncio.sleep(CONSUMER_TIMEOUT_S + 1.0)
-                case "block" if is_first:
-                    time.sleep(BLOCK_S)  # noqa: ASYNC251 - the subject
-                case "fail" if current().attempt == 1:
-                    raise ValueError("once")
-                case "poison":
-                    raise ValueError("each time")
-                case _:
-                    await asyncio.sleep(self._job.takes)
-        except ValueError:
-            ledger.write(FAILED, who, name)
-            raise
-        ledger.write(DONE, who, name)
+    async def _handle(self, message: Message, what: str, *, is_first: bool) -> None:
+        if what == "slow" and not is_first:
+            what = "as usual"
+        if what == "long":
+            await asyncio.sleep(LONG_S)
+        else:
+            await super()._handle(message, what, is_first=is_first)
 
-
-async def work(
-    job: Job, who: str, leave: asyncio.Event, entered: Callable[[Router], None] | None = None
-) -> None:
-    """Be a member until told to leave; again where the broker can't be found."""
-    ledger = Ledger(job.ledger)
-    handler = _Handler(job, who, ledger)
-    try:
-        while not leave.is_set():
-            try:
-                await _work(job, handler, leave, entered)
-            except BrokerError as exc:
-                ledger.write("away", who, type(exc).__name__)
-                await asyncio.sleep(AGAIN_S)
-        ledger.write("left", who)
-    finally:
-        ledger.close()
-
-
-async def _work(
-    job: Job,
-    handler: _Handler,
-    leave: asyncio.Event,
-    entered: Callable[[Router], None] | None,
-) -> None:
-    topology = KINDS[job.kind]
-    broker = broker_at(
-        job.address,
-        topology=topology,
-        heartbeat=job.heartbeat,
-        connect_timeout=5.0,
-        publish_timeout=5.0,
-    )
-    policy = FailurePolicy(retry=Retry(attempts=3, initial=0.02), then=DeadLetter())
-    router = Router(on_failure=policy, drain_timeout=5.0)
-    router.add_handler(
-        "work",
-        job.topic,
-        handler,
-        subscriber=broker.subscriber(group="g" if topology.has_groups else None),
-        concurrency=job.concurrency,
-        max_in_flight=job.max_in_flight,
-        order="relaxed",
-    )
-    async with broker, router:
-        if entered is not None:
-            entered(router)
-        await leave.wait()
-
-
-async def main() -> None:
-    job = Job(*json.loads(sys.argv[1]))
-    leave = asyncio.Event()
-    reader = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    reader.add_done_callback(lambda _: leave.set())
-    await work(job, sys.argv[2], leave)
+    @asynccontextmanager
+    async def _joined(self) -> AsyncGenerator[Router]:
+        job = self._job
+        topology = KINDS[job.kind]
+        broker = broker_at(
+            job.address,
+            topology=topology,
+            heartbeat=job.heartbeat,
+            connect_timeout=5.0,
+            publish_timeout=5.0,
+        )
+        router = self._router(first_wait=0.02, drain_timeout=job.drain_timeout)
+        router.add_handler(
+            "work",
+            job.topic,
+            self,
+            subscriber=broker.subscriber(group="g" if topology.has_groups else None),
+            concurrency=job.concurrency,
+            max_in_flight=job.max_in_flight,
+            order="relaxed",
+        )
+        async with broker, router:
+            yield router
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    Worker.main(Job)

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
 
 from eventflow.brokers.rabbitmq import PubSub, Topics, Topology, WorkQueue
+from tests.brokers.campaign.schedule import BaseSchedule, Fault
 
-__all__ = ("CONSUMER_TIMEOUT_S", "FAULTS_S", "KINDS", "REPEATING", "Fault", "Schedule")
+__all__ = ("CONSUMER_TIMEOUT_S", "KINDS", "LONG_S", "Schedule")
 
-FAULTS_S = 3.5
-"""Seconds in which faults begin, and messages are published."""
-LINK = (
-    *("cut", "cut", "reset", "stall", "refuse", "kill-broker", "stop-broker", "freeze-broker"),
-    *("close-connections", "alarm"),
-)
-GROUP = ("join", "join-process", "leave", "leave", "kill-member", "kill-member")
-ODD = {"fail": [0, 5, 20], "poison": [0, 0, 3], "slow": [0, 0, 0, 1, 2], "block": [0, 0, 0, 1, 2]}
-"""What handlers do, and how many messages may make them."""
-REPEATING = frozenset({*LINK, "kill-member", "slow", "block"} - {"alarm"})
-"""Faults after which a message may come again: an ack may not have got there."""
 CONSUMER_TIMEOUT_S = 2.0
 """Seconds that the server waits for acks, where some handlers take longer."""
+LONG_S = 0.5
+"""Seconds that some handlers take while others pass."""
 KINDS: dict[str, Topology] = {
     "pubsub": PubSub(),
     "pubsub-classic": PubSub(queue_type="classic"),
@@ -32,32 +23,19 @@ KINDS: dict[str, Topology] = {
 """Topologies, by what a schedule calls them."""
 
 
-class Fault(NamedTuple):
-    """One thing that is done.
-
-    Attributes:
-        at: Seconds after the beginning; later, where the one before it takes longer.
-        what: Its kind.
-        lasts: Seconds until it is undone, where it can be.
-        number: A random one: which member, or after how many bytes.
-    """
-
-    at: float
-    what: str
-    lasts: float
-    number: int
-
-
-class Schedule:
+class Schedule(BaseSchedule):
     """One run, by its seed.
 
     Attributes:
         kind: The topology, as in `KINDS`.
-        members: Who is there at the beginning: tasks of this process, or processes.
-        link: Faults of the broker and of the way to it, one after another.
-        group: What happens to members, one after another, beside those.
-        odd: What handlers do with some messages, by number of the message.
+        drain_timeout: As the router's: with the short one, who leaves gives back what takes long.
     """
+
+    LINK = (
+        *("cut", "cut", "reset", "stall", "refuse", "kill-broker", "stop-broker", "freeze-broker"),
+        *("close-connections", "alarm"),
+    )
+    REPEATING = frozenset({*LINK, "kill-member", "kill-busy", "slow", "block"} - {"alarm"})
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -74,37 +52,19 @@ class Schedule:
         # One in six without what may make messages come twice, a machine that is busy included.
         is_gentle = rng.random() < 1 / 6
         self.heartbeat = 10 if is_gentle else 1
-        kinds = tuple(kind for kind in LINK if not (is_gentle and kind in REPEATING))
-        self.link = self._faults(rng, kinds, rng.randint(0 if is_gentle else 1, 3))
-        kinds = tuple(kind for kind in GROUP if not (is_gentle and kind in REPEATING))
-        self.group = self._faults(rng, kinds, rng.randint(0, 3))
-        self.odd: dict[int, str] = {}
-        for kind, counts in ODD.items():
-            if not (is_gentle and kind in REPEATING):
-                numbers = rng.sample(range(self.messages), rng.choice(counts))
-                self.odd |= dict.fromkeys(numbers, kind)
-
-    @staticmethod
-    def _faults(rng: random.Random, kinds: tuple[str, ...], count: int) -> list[Fault]:
-        times = sorted(rng.uniform(0.2, FAULTS_S) for _ in range(count))
-        return [
-            Fault(
-                round(at, 2),
-                rng.choice(kinds),
-                round(rng.choice([0.1, 0.5, 1.5, 3.0]), 2),
-                rng.choice([rng.randrange(200), rng.randrange(20_000)]),
-            )
-            for at in times
-        ]
+        self._draw(rng, is_gentle=is_gentle, least=(0 if is_gentle else 1, 0))
+        self.drain_timeout = rng.choice([0.1, 5.0])
+        # In some, members are killed or leave just when they hold something for long, and have
+        # acked what came later.
+        long = rng.sample(range(self.messages), rng.choice([0, 10, 30]))
+        if long and self.concurrency > 1:
+            self.odd = dict.fromkeys(long, "long") | self.odd
+            kinds = ["leave-busy"] if is_gentle else ["kill-busy", "leave-busy"]
+            self.group += [Fault(round(rng.uniform(0.2, 2.0), 2), kind, 2.0, 0) for kind in kinds]
+            self.group.sort()
+            self.members.append("process")
 
     @property
     def kills(self) -> bool:
         """Whether the server is killed."""
         return any(fault.what == "kill-broker" for fault in self.link)
-
-    def __repr__(self) -> str:
-        """All of it, a line for each fault."""
-        facts = {k: v for k, v in self.__dict__.items() if k not in ("link", "group", "odd")}
-        odd = {kind: [n for n, k in self.odd.items() if k == kind] for kind in {*self.odd.values()}}
-        lines = [str(facts), f"odd: {odd}", *(f"link: {f}" for f in self.link)]
-        return "\n  ".join([*lines, *(f"group: {f}" for f in self.group)])

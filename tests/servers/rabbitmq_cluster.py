@@ -19,6 +19,9 @@ cluster_formation.peer_discovery_backend = classic_config
 {nodes}
 cluster_partition_handling = pause_minority
 """
+ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}]."
+"""A node that can't move a message, as the other queue's leader has died, tries again after 180 s
+unless it is told otherwise."""
 START_S = 90.0
 """Seconds until all have found each other; 24 on a machine of two cores."""
 
@@ -54,6 +57,7 @@ class RabbitMQCluster:
         for name in NODES:
             own = directory / name.partition("@")[0]
             own.mkdir()
+            own.joinpath("advanced.config").write_text(ADVANCED)
             extra = CONFIGURATION.format(nodes=names)
             self.nodes.append(RabbitMQ(own, extra=extra, node=name, peers=self._peers))
 

@@ -26,8 +26,8 @@ from eventflow.brokers.rabbitmq._ladder import waiting
 from eventflow.errors import PublishError
 from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, delay_metadata
-from tests.brokers.kafka.campaign.ledger import BEGUN, DONE, Entry, read
-from tests.brokers.rabbitmq.campaign.member import Job, work
+from tests.brokers.campaign.ledger import BEGUN, DONE, Entry, read
+from tests.brokers.rabbitmq.campaign.member import Job, Worker
 from tests.brokers.rabbitmq.support import (
     BACK_S,
     DECLARED_S,
@@ -332,7 +332,7 @@ async def member_of_another_process(job: Job) -> AsyncGenerator[None]:
 async def member_of_this_process(job: Job) -> AsyncGenerator[None]:
     """A consumer as a task."""
     leave = asyncio.Event()
-    task = asyncio.create_task(work(job, "task", leave))
+    task = asyncio.create_task(Worker(job, "task").work(leave))
     try:
         yield
     finally:
@@ -361,6 +361,7 @@ async def test_one_node_at_a_time(rabbitmq_cluster: RabbitMQCluster, tmp_path: P
         concurrency=4,
         max_in_flight=50,
         takes=0.001,
+        drain_timeout=5.0,
     )
     other = job._replace(address=cluster.address(1))
     async with member_of_this_process(job), member_of_another_process(other):

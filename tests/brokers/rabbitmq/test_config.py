@@ -59,7 +59,9 @@ def test_the_environment_says_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         SINGLE_ACTIVE_CONSUMER="true",
         PUBLISH_TIMEOUT="5",
         CONNECT_TIMEOUT="2.5",
+        DELAYS="false",
         HEARTBEAT="7",
+        CONSUMER_TIMEOUT="600",
         MAX_PAYLOAD_BYTES="1000",
     )
     config = RabbitMQConfig()
@@ -73,6 +75,7 @@ def test_the_environment_says_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
     assert (settings.publish_timeout, settings.connect_timeout) == (5.0, 2.5)
     assert (settings.heartbeat, settings.max_payload_bytes) == (7, 1_000)
+    assert (settings.delays, settings.consumer_timeout) == (False, 600.0)
     for holder in (config, config.broker(), settings):
         assert CANARY not in repr(holder) + str(holder) + f"{holder}"
 

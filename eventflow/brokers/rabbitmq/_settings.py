@@ -10,7 +10,7 @@ from urllib.parse import quote
 from eventflow._log import EventLogger
 from eventflow._texts import is_text
 from eventflow.brokers._tls import TLS_FILES, Tls, check_tls
-from eventflow.brokers.rabbitmq.topology import MAX_NAME, PubSub, Topology
+from eventflow.brokers.rabbitmq.topology import MAX_NAME, PubSub, Topology, check_topology
 from eventflow.errors import InvalidDsnError, InvalidOptionError
 from eventflow.lifecycle.options import check_seconds, check_whole
 
@@ -120,11 +120,7 @@ class Settings(NamedTuple):
                 raise InvalidOptionError(f"{option} is a text, not empty", option=option)
         if len(self.vhost.encode()) > MAX_NAME:
             raise InvalidOptionError(f"vhost has at most {MAX_NAME} bytes", option="vhost")
-        if not isinstance(self.topology, Topology):
-            raise InvalidOptionError(
-                "topology is PubSub(), WorkQueue(), Topics(…), or an object with their methods",
-                option="topology",
-            )
+        check_topology(self.topology)
         check_tls(self.tls)
 
     def warn(self) -> None:

@@ -33,6 +33,7 @@ __all__ = (
     "Topics",
     "Topology",
     "WorkQueue",
+    "check_topology",
 )
 
 MAX_NAME = 255
@@ -78,6 +79,7 @@ class Exchange:
                 f"plugins do; not {self.kind!r}",
                 option="kind",
             )
+        _check_flags(durable=self.durable, must_exist=self.must_exist)
         _check_arguments(self.arguments)
 
 
@@ -99,6 +101,7 @@ class Queue:
 
     def __post_init__(self) -> None:
         _checked(self.name)
+        _check_flags(durable=self.durable, exclusive=self.exclusive)
         _check_arguments(self.arguments)
 
     @property
@@ -199,6 +202,25 @@ class Topology(Protocol):
         ...
 
 
+def check_topology(value: object) -> Topology:
+    """Return a topology, or say what is wrong with it.
+
+    Raises:
+        InvalidOptionError: It is none, or a class.
+    """
+    if isinstance(value, type):
+        raise InvalidOptionError(
+            f"topology is an object, not the class {value.__name__}: call it, as in PubSub()",
+            option="topology",
+        )
+    if not isinstance(value, Topology):
+        raise InvalidOptionError(
+            "topology is PubSub(), WorkQueue(), Topics(…), or an object with their methods",
+            option="topology",
+        )
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queues:
     """How the queues of a preset are made.
@@ -220,6 +242,7 @@ class _Queues:
                 f'queue_type is "quorum" or "classic", not {self.queue_type!r}',
                 option="queue_type",
             )
+        _check_flags(single_active_consumer=self.single_active_consumer)
 
     def queue(self, name: str, dead_letters: str = "") -> Queue:
         """A queue of this kind."""
@@ -351,6 +374,7 @@ class Topics(_Queues):
 
     def __post_init__(self) -> None:
         _Queues.__post_init__(self)
+        _check_flags(durable=self.durable)
         if not self.exchange or len(self.exchange.encode()) > MAX_NAME:
             raise InvalidOptionError(
                 f"exchange is a name of 1 to {MAX_NAME} bytes", option="exchange"
@@ -412,6 +436,12 @@ def _checked(name: str) -> str:
             topic=name,
         )
     return name
+
+
+def _check_flags(**given: object) -> None:
+    for option, value in given.items():
+        if not isinstance(value, bool):
+            raise InvalidOptionError(f"{option} is True or False, not {value!r}", option=option)
 
 
 def _check_arguments(arguments: Mapping[str, str | int | bool]) -> None:

@@ -219,6 +219,7 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
         ({"max_payload_bytes": 0}, "max_payload_bytes"),
         ({"max_payload_bytes": 2**30}, "max_payload_bytes"),
         ({"topology": "queue"}, "topology"),
+        ({"topology": PubSub}, "topology"),
         ({"username": ""}, "username"),
         ({"username": 5}, "username"),
         ({"username": "\udc80"}, "username"),

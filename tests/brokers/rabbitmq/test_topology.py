@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from eventflow.brokers.rabbitmq import (
@@ -15,8 +17,12 @@ from eventflow.brokers.rabbitmq import (
     Topology,
     WorkQueue,
 )
+from eventflow.brokers.rabbitmq.topology import check_topology
 from eventflow.errors import InvalidOptionError, InvalidTopicError
 from eventflow.messaging import Broadcast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUORUM: dict[str, str | int | bool] = {"x-queue-type": "quorum"}
 NET: dict[str, str | int | bool] = QUORUM | {
@@ -35,6 +41,18 @@ KEPT = (
 @pytest.mark.parametrize("topology", [PubSub(), WorkQueue(), Topics()])
 def test_the_presets_are_topologies(topology: object) -> None:
     assert isinstance(topology, Topology)
+    assert check_topology(topology) is topology
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(PubSub, "the class PubSub: call it"), (Topics, "the class Topics"), ("pub_sub", "methods")],
+)
+def test_what_is_no_topology(given: object, said: str) -> None:
+    """A class has all the names, and answers to none of them."""
+    with pytest.raises(InvalidOptionError, match=said) as caught:
+        check_topology(given)
+    assert caught.value.option == "topology"
 
 
 def test_pub_sub() -> None:
@@ -153,3 +171,26 @@ def test_options_are_checked() -> None:
         PubSub(queue_type="stream")  # type: ignore[arg-type]
     with pytest.raises(InvalidOptionError, match="exchange"):
         Topics(exchange="")
+
+
+NO: Any = "no"
+"""True, where only truth is asked for."""
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: PubSub(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: WorkQueue(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: Topics(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: Topics(durable=NO), "durable"),
+        (lambda: Exchange("e", durable=NO), "durable"),
+        (lambda: Exchange("e", must_exist=NO), "must_exist"),
+        (lambda: Queue("q", durable=NO), "durable"),
+        (lambda: Queue("q", exclusive=NO), "exclusive"),
+    ],
+)
+def test_a_word_is_no_answer_to_yes_or_no(make: Callable[[], object], option: str) -> None:
+    with pytest.raises(InvalidOptionError, match="True or False") as caught:
+        make()
+    assert caught.value.option == option

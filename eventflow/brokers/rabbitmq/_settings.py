@@ -197,7 +197,8 @@ def _wrong(dsn: Dsn) -> str:
     if bool(dsn.user) != bool(dsn.password):
         return f"{means} has both a user and a password, or none"
     if not dsn.hosts:
-        return f"{means} has a host, as in {dsn.scheme}://host:{PORT}/vhost"
+        port = TLS_PORT if dsn.scheme == "amqps" else PORT
+        return f"{means} has a host, as in {dsn.scheme}://host:{port}/vhost"
     for name, text in dsn.query.items():
         if name in TLS_FILES:
             if dsn.scheme != "amqps":

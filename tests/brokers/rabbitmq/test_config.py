@@ -208,6 +208,24 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
         assert_hidden(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("localhost:5672", "amqp://host:5672"),
+        ("amqp://h:x", "host:5672,other:5672"),
+        ("amqp://h:99999", "host:5672,"),
+        ("amqps://h:x", "host:5671,"),
+        ("amqp:///vhost", "amqp://host:5672/vhost"),
+        ("amqps:///vhost", "amqps://host:5671/vhost"),
+        ("kafka://h:x", "host:9092,other:9092"),
+    ],
+)
+def test_examples_have_the_port_of_the_server(address: str, said: str) -> None:
+    with pytest.raises(InvalidDsnError) as caught:
+        connect(address)
+    assert said in str(caught.value)
+
+
 @pytest.mark.fault("SEC-01")
 @pytest.mark.parametrize(
     ("options", "named"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import aiormq.exceptions as said
 
-from eventflow.brokers.rabbitmq.topology import Exchange, Queue
+from eventflow.brokers.rabbitmq.topology import CHARACTERS, Exchange, Queue
 from eventflow.errors import (
     BrokerAuthenticationError,
     BrokerConnectionError,
@@ -148,7 +148,10 @@ def channel_error(error: BaseException | None, what: str) -> BrokerError:
     if is_missing or isinstance(error, said.ChannelLockedResource):
         return TopologyError(f"{what} can't be used: {reason_of(error)}")
     if isinstance(error, (TypeError, ValueError, StructError)):
-        return TopologyError(f"{what} can't be written as AMQP: {type(error).__name__}")
+        return TopologyError(
+            f"{what} can't be written: names of exchanges and queues are made of {CHARACTERS} "
+            f"({reason_of(error)})"
+        )
     return BrokerConnectionError(f"{what}: {reason_of(error)}")
 
 

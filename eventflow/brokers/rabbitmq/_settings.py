@@ -23,6 +23,8 @@ __all__ = ("Settings", "check_hosts", "from_dsn")
 
 PORT, TLS_PORT = 5672, 5671
 LONGEST_HEARTBEAT = 3_600
+MAX_VHOST = 127
+"""Most characters of its name that the client library writes."""
 MAX_PAYLOAD = 128 * 1_024 * 1_024
 """Bytes of a message that a server takes, unless it is told otherwise."""
 
@@ -118,8 +120,10 @@ class Settings(NamedTuple):
             value = getattr(self, option)
             if not (is_text(value) and value):
                 raise InvalidOptionError(f"{option} is a text, not empty", option=option)
-        if len(self.vhost.encode()) > MAX_NAME:
-            raise InvalidOptionError(f"vhost has at most {MAX_NAME} bytes", option="vhost")
+        if len(self.vhost) > MAX_VHOST or len(self.vhost.encode()) > MAX_NAME:
+            raise InvalidOptionError(
+                f"vhost has at most {MAX_VHOST} characters, and {MAX_NAME} bytes", option="vhost"
+            )
         check_topology(self.topology)
         check_tls(self.tls)
 

@@ -8,6 +8,7 @@ A queue is declared before what its dead letters go to: where it is refused, not
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,6 +39,11 @@ __all__ = (
 
 MAX_NAME = 255
 """Most bytes of a name in AMQP."""
+MAX_EXCHANGE = 127
+"""Most characters of an exchange's name that the client library writes."""
+CHARACTERS = "letters a to z, digits, blanks and - _ . : @ # , / +"
+"""Those of names of exchanges and queues that it writes; routing keys may have any."""
+_WRITTEN = re.compile(r"[A-Za-z0-9_.:@#,/+ -]*", re.ASCII)
 KINDS = ("fanout", "direct", "topic", "headers")
 """Of exchanges, that each server has."""
 DEAD_LETTERS = "dead_letter"
@@ -73,6 +79,8 @@ class Exchange:
 
     def __post_init__(self) -> None:
         _checked(self.name)
+        if not self.must_exist:  # its name is somebody else's, and is found when it is looked for
+            _check_written("an exchange", self.name, most=MAX_EXCHANGE)
         if self.kind not in KINDS and not self.kind.startswith("x-"):
             raise InvalidOptionError(
                 f"kind of an exchange is one of {', '.join(KINDS)}, or begins with x-, as those of "
@@ -100,7 +108,7 @@ class Queue:
     arguments: Mapping[str, str | int | bool] = field(default_factory=_nothing, hash=False)
 
     def __post_init__(self) -> None:
-        _checked(self.name)
+        _check_written("a queue", self.name)
         _check_flags(durable=self.durable, exclusive=self.exclusive)
         _check_arguments(self.arguments)
 
@@ -126,8 +134,8 @@ class Binding:
     routing_key: str = ""
 
     def __post_init__(self) -> None:
-        _checked(self.queue)
-        _checked(self.exchange)
+        _check_written("a queue", self.queue)
+        _check_written("an exchange", self.exchange)
         _checked(self.routing_key)
 
 
@@ -174,7 +182,7 @@ class Source:
     counts: bool = False
 
     def __post_init__(self) -> None:
-        _checked(self.queue)
+        _check_written("a queue", self.queue)
 
 
 @runtime_checkable
@@ -375,9 +383,12 @@ class Topics(_Queues):
     def __post_init__(self) -> None:
         _Queues.__post_init__(self)
         _check_flags(durable=self.durable)
-        if not self.exchange or len(self.exchange.encode()) > MAX_NAME:
+        if not (
+            _WRITTEN.fullmatch(self.exchange) and 0 < len(self.exchange) <= MAX_EXCHANGE
+        ):
             raise InvalidOptionError(
-                f"exchange is a name of 1 to {MAX_NAME} bytes", option="exchange"
+                f"exchange is a name of 1 to {MAX_EXCHANGE} characters: {CHARACTERS}",
+                option="exchange",
             )
 
     @property
@@ -436,6 +447,22 @@ def _checked(name: str) -> str:
             topic=name,
         )
     return name
+
+
+def _check_written(what: str, name: str, *, most: int = MAX_NAME) -> None:
+    """Refuse a name that AMQP has, and the client library does not write."""
+    _checked(name)
+    if _WRITTEN.fullmatch(name) is None:
+        raise InvalidTopicError(
+            f"{what} can't be named {name!r}: its name is made of {CHARACTERS}. Choose another "
+            "topic or group",
+            topic=name,
+        )
+    if len(name) > most:
+        raise InvalidTopicError(
+            f"the name of {what} has at most {most} characters, and {name[:32]!r}… has more",
+            topic=name,
+        )
 
 
 def _check_flags(**given: object) -> None:

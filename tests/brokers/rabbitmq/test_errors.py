@@ -52,6 +52,13 @@ def test_a_clash_says_what_to_do(part: Part, argument: str, advice: str) -> None
     assert text.startswith(". ")
 
 
+def test_a_name_that_is_not_written_says_which_are() -> None:
+    """Such as one that must be there, and is somebody else's."""
+    found = channel_error(ValueError("Invalid value for exchange"), "exchange '*'")
+    assert "letters a to z, digits" in str(found)
+    assert "Invalid value for exchange" in str(found)
+
+
 def test_other_errors_say_nothing_of_it() -> None:
     locked = TopologyError("queue 'q' can't be used: ChannelLockedResource: RESOURCE_LOCKED")
     for part in (QUORUM, Binding("q", "e"), *Topics().route("orders").parts):
@@ -65,6 +72,7 @@ def test_other_errors_say_nothing_of_it() -> None:
         (said.ChannelLockedResource("RESOURCE_LOCKED - cannot obtain exclusive"), TopologyError),
         (said.ChannelPreconditionFailed("PRECONDITION_FAILED - inequivalent arg"), TopologyError),
         (said.ChannelAccessRefused("ACCESS_REFUSED - "), BrokerAuthenticationError),
+        (ValueError("Invalid value for queue"), TopologyError),
         # As a server that stops, or a node of several that is away, has it
         (
             said.ChannelNotFoundEntity(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import aiormq.exceptions as said
 import pytest
 
 from eventflow.brokers.rabbitmq import Binding, Exchange, PubSub, Queue, Topics
-from eventflow.brokers.rabbitmq._errors import advice_on, channel_error
+from eventflow.brokers.rabbitmq._errors import advice_on, channel_error, reason_of
 from eventflow.errors import BrokerAuthenticationError, BrokerConnectionError, TopologyError
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ EMPTY = "empty and delete it"
 DELETE = ". Delete it, or say in the topology what is there"
 
 
-def clash(argument: str) -> TopologyError:
+def clash(argument: str, received: str = "received …") -> TopologyError:
     return TopologyError(
         f"queue 'orders_g' is there with other properties: ChannelPreconditionFailed: "
         f"PRECONDITION_FAILED - inequivalent arg '{argument}' for queue 'orders_g' in vhost '/': "
-        "received …"
+        f"{received}"
     )
 
 
@@ -50,6 +51,36 @@ def test_a_clash_says_what_to_do(part: Part, argument: str, advice: str) -> None
     text = advice_on(part, clash(argument))
     assert advice in text
     assert text.startswith(". ")
+
+
+def test_two_topics_and_groups_of_one_name() -> None:
+    """Their dead letters go to different places; Watermill's queues have none."""
+    received = "received the value 'x_b.dead_letter' of type 'longstr' but current is "
+    there = clash("x-dead-letter-exchange", f"{received}the value 'x.dead_letter' of type 'longstr'")
+    text = advice_on(QUORUM, there)
+    assert "Another topic and group make the same name" in text
+    assert "Watermill" not in text
+    assert SHARE in advice_on(QUORUM, clash("x-dead-letter-exchange", f"{received}none"))
+
+
+@pytest.mark.parametrize(
+    ("refused", "is_ours"),
+    [
+        ("configure access to queue 'eventflow.due' in vhost '/' refused for user 'bob'", True),
+        ("read access to exchange 'eventflow.again' in vhost '/' refused for user 'bob'", True),
+        ("configure access to exchange 'eventflow' in vhost '/' refused for user 'bob'", False),
+        ("configure access to queue 'orders_g' in vhost '/' refused for user 'bob'", False),
+    ],
+)
+def test_rights_that_delays_need(refused: str, is_ours: bool) -> None:
+    error = channel_error(said.ChannelAccessRefused(f"ACCESS_REFUSED - {refused}"), "queue 'q'")
+    assert ("delays=False" in str(error)) == is_ours
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), asyncio.CancelledError("stuck")])
+def test_what_was_cancelled_says_so_in_words(error: BaseException) -> None:
+    assert reason_of(error) == "the connection was given up, or closed"
+    assert "given up" in str(channel_error(error, "queue 'q'"))
 
 
 def test_a_name_that_is_not_written_says_which_are() -> None:

@@ -2,8 +2,8 @@
 
 aiormq writes an error for each attempt that fails, one with a traceback for each connection that
 is lost, and a warning for each channel that is, or that is left while it is made, and for each
-connection that is silent, or that the server blocks. All of this is said by us, once. It is held back where it is about a connection of ours; what others in the
-process use is not touched.
+connection that is silent, or that the server blocks. All of this is said by us, once. It is held
+back where it is about a connection of ours; what others in the process use is not touched.
 
 Its tasks and callbacks run in a copy of the context that they were made in, so that a mark in
 there is known wherever it writes.

@@ -38,8 +38,8 @@ _OURS = re.compile(r"(?:queue|exchange) 'eventflow\.")
 _NO_MATTER_OF_TYPE = ("durable", "auto_delete", "exclusive", "x-single-active-consumer")
 
 DEAD_LETTERS_TO = "x-dead-letter-exchange"
-IS_ANOTHER = "but current is the value"
-"""What a server says where an argument is there with another value; else it is not there."""
+IS_ANOTHER = ": received '"
+"""What a server says of an argument that is there with another value; else it is not there."""
 LONGEST = 300
 """Most characters of a reason; a server's has up to 255 bytes."""
 
@@ -184,9 +184,9 @@ def advice_on(part: Part, error: BrokerError) -> str:
     if part.arguments.get("x-queue-type") == "quorum":
         if argument == DEAD_LETTERS_TO and IS_ANOTHER in str(error):
             return (
-                ". Another topic and group make the same name, as a_b with c does and a with b_c: "
-                "choose another topic or group. Else delete it, or say in the topology what is "
-                "there"
+                ". Another topic and group make the same name, as topic a_b with group c and "
+                "topic a with group b_c do: choose another topic or group. Else delete it, or say "
+                "in the topology what is there"
             )
         return (
             '. If it is shared with Watermill, say queue_type="classic" in the topology: its '

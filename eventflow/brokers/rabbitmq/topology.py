@@ -383,9 +383,7 @@ class Topics(_Queues):
     def __post_init__(self) -> None:
         _Queues.__post_init__(self)
         _check_flags(durable=self.durable)
-        if not (
-            _WRITTEN.fullmatch(self.exchange) and 0 < len(self.exchange) <= MAX_EXCHANGE
-        ):
+        if not (_WRITTEN.fullmatch(self.exchange) and 0 < len(self.exchange) <= MAX_EXCHANGE):
             raise InvalidOptionError(
                 f"exchange is a name of 1 to {MAX_EXCHANGE} characters: {CHARACTERS}",
                 option="exchange",

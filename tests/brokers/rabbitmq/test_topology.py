@@ -198,7 +198,7 @@ def test_names_are_those_that_the_client_library_writes(name: str) -> None:
 @pytest.mark.parametrize("group", ["ünï", "*", "a>b"])
 def test_a_group_that_makes_no_name_says_what_does(group: str) -> None:
     for topology in (PubSub(), Topics(), PubSub(queue_type="classic")):
-        with pytest.raises(InvalidTopicError, match="letters a to z, digits.*another") as caught:
+        with pytest.raises(InvalidTopicError, match=r"letters a to z, digits.*another") as caught:
             topology.source("orders", group)
         assert caught.value.topic == f"orders_{group}"
     with pytest.raises(InvalidOptionError, match="letters a to z"):

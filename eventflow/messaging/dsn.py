@@ -27,6 +27,8 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,23}", re.ASCII)
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\]|[A-Za-z0-9_.-]+", re.ASCII)
 _HOST_AND_PORT = re.compile(rf"(?P<host>{_HOST.pattern})(?::(?P<port>[0-9]{{1,5}}))?", re.ASCII)
+_PORTS = {"amqp": 5672, "amqps": 5671}
+"""What examples in errors show, where it is not Kafka's."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
@@ -110,8 +112,8 @@ def read(text: object) -> Dsn | InvalidDsnError:
     scheme = before.lower()
     if not mark or not _SCHEME.fullmatch(scheme):
         return InvalidDsnError(
-            "the address of a broker begins with its scheme, as in kafka://host:9092 or memory://; "
-            "this one is not shown, as it may have a password"
+            "the address of a broker begins with its scheme, as in kafka://host:9092, "
+            "amqp://host:5672 or memory://; this one is not shown, as it may have a password"
         )
     if not (rest.isprintable() and rest.isascii()) or " " in rest or "#" in rest:
         return _wrong(scheme, "it has a blank, a '#', or characters beyond ASCII; percent-encode")
@@ -130,7 +132,8 @@ def read(text: object) -> Dsn | InvalidDsnError:
     user_text, colon, password_text = who.partition(":")
     hosts = _hosts(hosts_text)
     if hosts is None:
-        return _wrong(scheme, "its hosts are not such as host:9092, or host:9092,other:9092")
+        port = _PORTS.get(scheme, 9092)
+        return _wrong(scheme, f"its hosts are not such as host:{port}, or host:{port},other:{port}")
     query = _query(query_text)
     if query is None:
         return _wrong(scheme, "its query is not such as name=value&other=value, each name once")

@@ -1,9 +1,9 @@
 """The client library's own log lines about our connections.
 
 aiormq writes an error for each attempt that fails, one with a traceback for each connection that
-is lost, and a warning for each channel that is, or that is left while it is made. All of this is
-said by us, once. It is held back where it is about a connection of ours; what others in the
-process use is not touched.
+is lost, and a warning for each channel that is, or that is left while it is made, and for each
+connection that is silent, or that the server blocks. All of this is said by us, once. It is held
+back where it is about a connection of ours; what others in the process use is not touched.
 
 Its tasks and callbacks run in a copy of the context that they were made in, so that a mark in
 there is known wherever it writes.
@@ -27,14 +27,11 @@ _is_ours: ContextVar[bool] = ContextVar("eventflow_rabbitmq", default=False)
 
 
 class _Filter(logging.Filter):
-    """Of ours, lets warnings about connections through, without tracebacks; at DEBUG, all."""
+    """Holds back what is about ours, except at DEBUG."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is written."""
-        if not _is_ours.get() or logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
-            return True
-        is_plain = record.levelno < logging.ERROR and record.exc_info is None
-        return is_plain and record.name == CONNECTION
+        return not _is_ours.get() or logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 _filter = _Filter()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
+from asyncio import CancelledError
 from struct import error as StructError  # noqa: N812 - it is a class
 from typing import TYPE_CHECKING
 
 import aiormq.exceptions as said
 
-from eventflow.brokers.rabbitmq.topology import Exchange, Queue
+from eventflow.brokers.rabbitmq.topology import CHARACTERS, Exchange, Queue
 from eventflow.errors import (
     BrokerAuthenticationError,
     BrokerConnectionError,
@@ -33,8 +34,12 @@ __all__ = (
 )
 
 _CLASH = re.compile(r"inequivalent arg '([^']*)'")
+_OURS = re.compile(r"(?:queue|exchange) 'eventflow\.")
 _NO_MATTER_OF_TYPE = ("durable", "auto_delete", "exclusive", "x-single-active-consumer")
 
+DEAD_LETTERS_TO = "x-dead-letter-exchange"
+IS_ANOTHER = ": received '"
+"""What a server says of an argument that is there with another value; else it is not there."""
 LONGEST = 300
 """Most characters of a reason; a server's has up to 255 bytes."""
 
@@ -51,6 +56,10 @@ DISTRUST = (
 """Ends of the names of what a server's TLS says when it does not like who comes."""
 HANGS_UP = (ssl.SSLError, ConnectionResetError, EOFError, said.InvalidFrameError)
 LOGIN = (said.ProbableAuthenticationError, said.AuthenticationError)
+NO_DELAYS = (
+    ". Delays need it: let the user configure, write and read what begins with eventflow., or say "
+    "delays=False"
+)
 NOT_ALLOWED = 530
 REFUSED = {
     403: said.ChannelAccessRefused,
@@ -66,6 +75,8 @@ def reason_of(error: BaseException | None) -> str:
     """A short text on why something ended."""
     if error is None:
         return "it was closed"
+    if isinstance(error, CancelledError):  # as the library ends what it has under way
+        return "the connection was given up, or closed"
     text = " ".join(str(part) for part in error.args if part not in (None, ""))
     return f"{type(error).__name__}: {text[:LONGEST]}" if text else type(error).__name__
 
@@ -141,14 +152,19 @@ def channel_error(error: BaseException | None, what: str) -> BrokerError:
         how = "is there with other properties" if "inequivalent" in reason else "can't be so"
         return TopologyError(f"{what} {how}: {reason}")
     if isinstance(error, said.ChannelAccessRefused):
-        return BrokerAuthenticationError(f"RabbitMQ does not let us use {what}: {reason_of(error)}")
+        reason = reason_of(error)
+        advice = NO_DELAYS if _OURS.search(reason) else ""
+        return BrokerAuthenticationError(f"RabbitMQ does not let us use {what}: {reason}{advice}")
     is_missing = isinstance(error, said.ChannelNotFoundEntity)
     if is_missing and any(sign in str(error) for sign in AWAY):
         return BrokerConnectionError(f"{what} can't be used at present: {reason_of(error)}")
     if is_missing or isinstance(error, said.ChannelLockedResource):
         return TopologyError(f"{what} can't be used: {reason_of(error)}")
     if isinstance(error, (TypeError, ValueError, StructError)):
-        return TopologyError(f"{what} can't be written as AMQP: {type(error).__name__}")
+        return TopologyError(
+            f"{what} can't be written: names of exchanges and queues are made of {CHARACTERS} "
+            f"({reason_of(error)})"
+        )
     return BrokerConnectionError(f"{what}: {reason_of(error)}")
 
 
@@ -166,6 +182,12 @@ def advice_on(part: Part, error: BrokerError) -> str:
     if not isinstance(part, Queue) or argument in _NO_MATTER_OF_TYPE:
         return ". Delete it, or say in the topology what is there"
     if part.arguments.get("x-queue-type") == "quorum":
+        if argument == DEAD_LETTERS_TO and IS_ANOTHER in str(error):
+            return (
+                ". Another topic and group make the same name, as topic a_b with group c and "
+                "topic a with group b_c do: choose another topic or group. Else delete it, or say "
+                "in the topology what is there"
+            )
         return (
             '. If it is shared with Watermill, say queue_type="classic" in the topology: its '
             "queues are classic ones, and it can't read from quorum queues, whose messages have "

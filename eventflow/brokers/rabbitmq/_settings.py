@@ -10,7 +10,7 @@ from urllib.parse import quote
 from eventflow._log import EventLogger
 from eventflow._texts import is_text
 from eventflow.brokers._tls import TLS_FILES, Tls, check_tls
-from eventflow.brokers.rabbitmq.topology import MAX_NAME, PubSub, Topology
+from eventflow.brokers.rabbitmq.topology import MAX_NAME, PubSub, Topology, check_topology
 from eventflow.errors import InvalidDsnError, InvalidOptionError
 from eventflow.lifecycle.options import check_seconds, check_whole
 
@@ -23,6 +23,8 @@ __all__ = ("Settings", "check_hosts", "from_dsn")
 
 PORT, TLS_PORT = 5672, 5671
 LONGEST_HEARTBEAT = 3_600
+MAX_VHOST = 127
+"""Most characters of its name that the client library writes."""
 MAX_PAYLOAD = 128 * 1_024 * 1_024
 """Bytes of a message that a server takes, unless it is told otherwise."""
 
@@ -118,13 +120,11 @@ class Settings(NamedTuple):
             value = getattr(self, option)
             if not (is_text(value) and value):
                 raise InvalidOptionError(f"{option} is a text, not empty", option=option)
-        if len(self.vhost.encode()) > MAX_NAME:
-            raise InvalidOptionError(f"vhost has at most {MAX_NAME} bytes", option="vhost")
-        if not isinstance(self.topology, Topology):
+        if len(self.vhost) > MAX_VHOST or len(self.vhost.encode()) > MAX_NAME:
             raise InvalidOptionError(
-                "topology is PubSub(), WorkQueue(), Topics(…), or an object with their methods",
-                option="topology",
+                f"vhost has at most {MAX_VHOST} characters, and {MAX_NAME} bytes", option="vhost"
             )
+        check_topology(self.topology)
         check_tls(self.tls)
 
     def warn(self) -> None:
@@ -201,7 +201,8 @@ def _wrong(dsn: Dsn) -> str:
     if bool(dsn.user) != bool(dsn.password):
         return f"{means} has both a user and a password, or none"
     if not dsn.hosts:
-        return f"{means} has a host, as in {dsn.scheme}://host:{PORT}/vhost"
+        port = TLS_PORT if dsn.scheme == "amqps" else PORT
+        return f"{means} has a host, as in {dsn.scheme}://host:{port}/vhost"
     for name, text in dsn.query.items():
         if name in TLS_FILES:
             if dsn.scheme != "amqps":

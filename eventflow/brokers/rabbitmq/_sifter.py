@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from eventflow._log import EventLogger
 from eventflow.brokers.rabbitmq._frames import (
     BLOCKED,
     CLOSE,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ("Sifter", "Taker")
+
+log = EventLogger("eventflow.rabbitmq")
 
 ALIVE_S = 1.0
 """Seconds between two signs of life for the library while it gets to see nothing else."""
@@ -57,7 +60,7 @@ class Sifter(asyncio.StreamReader):
         self._on_room = on_room
         self._rest = b""
         self._has_begun = self._is_foreign = False
-        self._said = 0.0
+        self._said = self._blocked_at = 0.0
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
         """Sort out what has come; called by the transport."""
@@ -96,9 +99,17 @@ class Sifter(asyncio.StreamReader):
     def _look(self, data: bytes, at: int, end: int) -> None:
         """Note what is said of the connection."""
         method = method_of(data, at)
-        if method in (BLOCKED, UNBLOCKED):
-            self.is_blocked = method == BLOCKED
+        if method == BLOCKED:
             if not self.is_blocked:
-                self._on_room()
+                self.is_blocked = True
+                self._blocked_at = self._the_loop.time()
+                reason = data[at + 5 : min(at + 5 + data[at + 4], end)].decode(errors="replace")
+                log.warning("eventflow.broker_blocked", reason=reason)
+        elif method == UNBLOCKED:
+            if self.is_blocked:
+                self.is_blocked = False
+                blocked = self._the_loop.time() - self._blocked_at
+                log.warning("eventflow.broker_unblocked", blocked_s=round(blocked, 3))
+            self._on_room()
         elif method == CLOSE:
             self.refusal = read_close(data, at, end)

@@ -20,7 +20,9 @@ DIRECT = (
     "username",
     "publish_timeout",
     "connect_timeout",
+    "delays",
     "heartbeat",
+    "consumer_timeout",
     "max_payload_bytes",
 )
 """Options that go to the broker as they are."""
@@ -48,7 +50,9 @@ class RabbitMQConfig(EnvironmentConfig):
         single_active_consumer: Whether one receiver at a time gets all of a queue's messages.
         publish_timeout: This and the following as for `RabbitMQBroker`; ``None``: its default.
         connect_timeout: As for `RabbitMQBroker`.
+        delays: As for `RabbitMQBroker`.
         heartbeat: As for `RabbitMQBroker`.
+        consumer_timeout: As for `RabbitMQBroker`.
         max_payload_bytes: As for `RabbitMQBroker`.
 
     Raises:
@@ -77,7 +81,9 @@ class RabbitMQConfig(EnvironmentConfig):
     single_active_consumer: bool = False
     publish_timeout: float | None = None
     connect_timeout: float | None = None
+    delays: bool | None = None
     heartbeat: int | None = None
+    consumer_timeout: float | None = None
     max_payload_bytes: int | None = None
 
     if TYPE_CHECKING:

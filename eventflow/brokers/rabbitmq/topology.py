@@ -8,6 +8,7 @@ A queue is declared before what its dead letters go to: where it is refused, not
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,10 +34,16 @@ __all__ = (
     "Topics",
     "Topology",
     "WorkQueue",
+    "check_topology",
 )
 
 MAX_NAME = 255
 """Most bytes of a name in AMQP."""
+MAX_EXCHANGE = 127
+"""Most characters of an exchange's name that the client library writes."""
+CHARACTERS = "letters a to z, digits, blanks and - _ . : @ # , / +"
+"""Those of names of exchanges and queues that it writes; routing keys may have any."""
+_WRITTEN = re.compile(r"[A-Za-z0-9_.:@#,/+ -]*", re.ASCII)
 KINDS = ("fanout", "direct", "topic", "headers")
 """Of exchanges, that each server has."""
 DEAD_LETTERS = "dead_letter"
@@ -72,12 +79,15 @@ class Exchange:
 
     def __post_init__(self) -> None:
         _checked(self.name)
+        if not self.must_exist:  # its name is somebody else's, and is found when it is looked for
+            _check_written("an exchange", self.name, most=MAX_EXCHANGE)
         if self.kind not in KINDS and not self.kind.startswith("x-"):
             raise InvalidOptionError(
                 f"kind of an exchange is one of {', '.join(KINDS)}, or begins with x-, as those of "
                 f"plugins do; not {self.kind!r}",
                 option="kind",
             )
+        _check_flags(durable=self.durable, must_exist=self.must_exist)
         _check_arguments(self.arguments)
 
 
@@ -98,7 +108,8 @@ class Queue:
     arguments: Mapping[str, str | int | bool] = field(default_factory=_nothing, hash=False)
 
     def __post_init__(self) -> None:
-        _checked(self.name)
+        _check_written("a queue", self.name)
+        _check_flags(durable=self.durable, exclusive=self.exclusive)
         _check_arguments(self.arguments)
 
     @property
@@ -123,8 +134,8 @@ class Binding:
     routing_key: str = ""
 
     def __post_init__(self) -> None:
-        _checked(self.queue)
-        _checked(self.exchange)
+        _check_written("a queue", self.queue)
+        _check_written("an exchange", self.exchange)
         _checked(self.routing_key)
 
 
@@ -171,7 +182,7 @@ class Source:
     counts: bool = False
 
     def __post_init__(self) -> None:
-        _checked(self.queue)
+        _check_written("a queue", self.queue)
 
 
 @runtime_checkable
@@ -199,6 +210,25 @@ class Topology(Protocol):
         ...
 
 
+def check_topology(value: object) -> Topology:
+    """Return a topology, or say what is wrong with it.
+
+    Raises:
+        InvalidOptionError: It is none, or a class.
+    """
+    if isinstance(value, type):
+        raise InvalidOptionError(
+            f"topology is an object, not the class {value.__name__}: call it, as in PubSub()",
+            option="topology",
+        )
+    if not isinstance(value, Topology):
+        raise InvalidOptionError(
+            "topology is PubSub(), WorkQueue(), Topics(…), or an object with their methods",
+            option="topology",
+        )
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queues:
     """How the queues of a preset are made.
@@ -220,6 +250,7 @@ class _Queues:
                 f'queue_type is "quorum" or "classic", not {self.queue_type!r}',
                 option="queue_type",
             )
+        _check_flags(single_active_consumer=self.single_active_consumer)
 
     def queue(self, name: str, dead_letters: str = "") -> Queue:
         """A queue of this kind."""
@@ -351,9 +382,11 @@ class Topics(_Queues):
 
     def __post_init__(self) -> None:
         _Queues.__post_init__(self)
-        if not self.exchange or len(self.exchange.encode()) > MAX_NAME:
+        _check_flags(durable=self.durable)
+        if not (_WRITTEN.fullmatch(self.exchange) and 0 < len(self.exchange) <= MAX_EXCHANGE):
             raise InvalidOptionError(
-                f"exchange is a name of 1 to {MAX_NAME} bytes", option="exchange"
+                f"exchange is a name of 1 to {MAX_EXCHANGE} characters: {CHARACTERS}",
+                option="exchange",
             )
 
     @property
@@ -412,6 +445,28 @@ def _checked(name: str) -> str:
             topic=name,
         )
     return name
+
+
+def _check_written(what: str, name: str, *, most: int = MAX_NAME) -> None:
+    """Refuse a name that AMQP has, and the client library does not write."""
+    _checked(name)
+    if _WRITTEN.fullmatch(name) is None:
+        raise InvalidTopicError(
+            f"{what} can't be named {name!r}: its name is made of {CHARACTERS}. Choose another "
+            "topic or group",
+            topic=name,
+        )
+    if len(name) > most:
+        raise InvalidTopicError(
+            f"the name of {what} has at most {most} characters, and {name[:32]!r}… has more",
+            topic=name,
+        )
+
+
+def _check_flags(**given: object) -> None:
+    for option, value in given.items():
+        if not isinstance(value, bool):
+            raise InvalidOptionError(f"{option} is True or False, not {value!r}", option=option)
 
 
 def _check_arguments(arguments: Mapping[str, str | int | bool]) -> None:

@@ -59,7 +59,9 @@ def test_the_environment_says_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         SINGLE_ACTIVE_CONSUMER="true",
         PUBLISH_TIMEOUT="5",
         CONNECT_TIMEOUT="2.5",
+        DELAYS="false",
         HEARTBEAT="7",
+        CONSUMER_TIMEOUT="600",
         MAX_PAYLOAD_BYTES="1000",
     )
     config = RabbitMQConfig()
@@ -73,6 +75,7 @@ def test_the_environment_says_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     )
     assert (settings.publish_timeout, settings.connect_timeout) == (5.0, 2.5)
     assert (settings.heartbeat, settings.max_payload_bytes) == (7, 1_000)
+    assert (settings.delays, settings.consumer_timeout) == (False, 600.0)
     for holder in (config, config.broker(), settings):
         assert CANARY not in repr(holder) + str(holder) + f"{holder}"
 
@@ -205,6 +208,24 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
         assert_hidden(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("localhost:5672", "amqp://host:5672"),
+        ("amqp://h:x", "host:5672,other:5672"),
+        ("amqp://h:99999", "host:5672,"),
+        ("amqps://h:x", "host:5671,"),
+        ("amqp:///vhost", "amqp://host:5672/vhost"),
+        ("amqps:///vhost", "amqps://host:5671/vhost"),
+        ("kafka://h:x", "host:9092,other:9092"),
+    ],
+)
+def test_examples_have_the_port_of_the_server(address: str, said: str) -> None:
+    with pytest.raises(InvalidDsnError) as caught:
+        connect(address)
+    assert said in str(caught.value)
+
+
 @pytest.mark.fault("SEC-01")
 @pytest.mark.parametrize(
     ("options", "named"),
@@ -216,13 +237,15 @@ def test_an_address_that_makes_no_sense(dsn: str) -> None:
         ({"max_payload_bytes": 0}, "max_payload_bytes"),
         ({"max_payload_bytes": 2**30}, "max_payload_bytes"),
         ({"topology": "queue"}, "topology"),
+        ({"topology": PubSub}, "topology"),
         ({"username": ""}, "username"),
         ({"username": 5}, "username"),
         ({"username": "\udc80"}, "username"),
         ({"password": ""}, "password"),
         ({"password": f"{CANARY}\udc80"}, "password"),
         ({"vhost": ""}, "vhost"),
-        ({"vhost": "v" * 256}, "vhost"),
+        ({"vhost": "v" * 128}, "vhost"),
+        ({"vhost": "€" * 86}, "vhost"),
         ({"tls": "yes"}, "tls"),
         ({"tls": Tls(ca_file="/no/such/file")}, "tls"),
         ({"tls": Tls(certificate_file=__file__)}, "tls"),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventflow.brokers.rabbitmq._frames import BLOCKED, HEAD, HEARTBEAT, UNBLOCKED
 from eventflow.brokers.rabbitmq._sifter import Sifter
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Takes:
@@ -116,3 +120,30 @@ def test_a_blocked_connection_is_noticed() -> None:
         assert told == [False]
 
     asyncio.run(run())
+
+
+def test_a_blocked_connection_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """When it begins, with the server's reason, and when it ends."""
+    blocked = BLOCKED.to_bytes(4)
+
+    async def run() -> list[int]:
+        sifter = Sifter(lambda: None)
+        said: list[int] = []
+        for payload in (
+            UNBLOCKED.to_bytes(4),
+            blocked + b"\x0flow on \xff memory",
+            blocked + b"\x0blow on disk",
+            UNBLOCKED.to_bytes(4),
+            blocked + b"\xffcut",
+        ):
+            sifter.feed_data(frame(1, 0, payload))
+            said.append(len(caplog.records))
+        return said
+
+    assert asyncio.run(run()) == [0, 1, 1, 2, 3]
+    first, second, third = (record.getMessage() for record in caplog.records)
+    assert "eventflow.broker_blocked" in first
+    assert "low on \ufffd memory" in first
+    assert "eventflow.broker_unblocked" in second
+    assert "blocked_s=" in second
+    assert "cut" in third

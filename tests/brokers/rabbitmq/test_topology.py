@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
+from pamqp import commands
 
 from eventflow.brokers.rabbitmq import (
     Binding,
@@ -15,8 +18,12 @@ from eventflow.brokers.rabbitmq import (
     Topology,
     WorkQueue,
 )
+from eventflow.brokers.rabbitmq.topology import check_topology
 from eventflow.errors import InvalidOptionError, InvalidTopicError
 from eventflow.messaging import Broadcast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUORUM: dict[str, str | int | bool] = {"x-queue-type": "quorum"}
 NET: dict[str, str | int | bool] = QUORUM | {
@@ -35,6 +42,18 @@ KEPT = (
 @pytest.mark.parametrize("topology", [PubSub(), WorkQueue(), Topics()])
 def test_the_presets_are_topologies(topology: object) -> None:
     assert isinstance(topology, Topology)
+    assert check_topology(topology) is topology
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(PubSub, "the class PubSub: call it"), (Topics, "the class Topics"), ("pub_sub", "methods")],
+)
+def test_what_is_no_topology(given: object, said: str) -> None:
+    """A class has all the names, and answers to none of them."""
+    with pytest.raises(InvalidOptionError, match=said) as caught:
+        check_topology(given)
+    assert caught.value.option == "topology"
 
 
 def test_pub_sub() -> None:
@@ -138,14 +157,52 @@ def test_single_active_consumer() -> None:
 
 def test_names_have_a_bound() -> None:
     long = "a" * 250
-    for ask in (
-        lambda: PubSub().source(long, "group"),
-        lambda: PubSub().route("a" * 256),
-        lambda: WorkQueue().route("a" * 256),
-        lambda: Topics().source(long, "group"),
+    for ask, said in (
+        (lambda: PubSub().source("a", long + "group"), "255 bytes"),
+        (lambda: PubSub().route("a" * 256), "255 bytes"),
+        (lambda: PubSub().route("a" * 128), "127 characters"),
+        (lambda: WorkQueue().route("a" * 256), "255 bytes"),
+        (lambda: Topics().source(long, "group"), "255 bytes"),
+        (lambda: Exchange(long), "127 characters"),
     ):
-        with pytest.raises(InvalidTopicError, match="255 bytes"):
+        with pytest.raises(InvalidTopicError, match=said):
             ask()
+    assert Exchange(long, must_exist=True).name == long, "it is somebody else's"
+    assert PubSub().route("a" * 127).exchange == "a" * 127
+    with pytest.raises(InvalidOptionError, match="127 characters"):
+        Topics(exchange="a" * 128)
+
+
+def is_refused(make: Callable[[], object]) -> bool:
+    try:
+        make()
+    except (InvalidTopicError, ValueError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", [chr(code) for code in range(256)] + ["€", "a\n", "", "\ufeff"])
+def test_names_are_those_that_the_client_library_writes(name: str) -> None:
+    """No more, whose errors would say nothing; and no less."""
+    for ours, theirs in (
+        (lambda: Exchange(name), lambda: commands.Exchange.Declare(exchange=name)),
+        (lambda: Queue(name), lambda: commands.Queue.Declare(queue=name)),
+        (lambda: Source(name), lambda: commands.Basic.Consume(queue=name)),
+        (lambda: Binding(name, "e"), lambda: commands.Queue.Bind(queue=name, exchange="e")),
+        (lambda: Binding("q", name), lambda: commands.Queue.Bind(queue="q", exchange=name)),
+    ):
+        assert is_refused(ours) == is_refused(theirs)
+    assert Route(name, name).routing_key == Binding("q", "e", name).routing_key == name
+
+
+@pytest.mark.parametrize("group", ["ünï", "*", "a>b"])
+def test_a_group_that_makes_no_name_says_what_does(group: str) -> None:
+    for topology in (PubSub(), Topics(), PubSub(queue_type="classic")):
+        with pytest.raises(InvalidTopicError, match=r"letters a to z, digits.*another") as caught:
+            topology.source("orders", group)
+        assert caught.value.topic == f"orders_{group}"
+    with pytest.raises(InvalidOptionError, match="letters a to z"):
+        Topics(exchange=group)
 
 
 def test_options_are_checked() -> None:
@@ -153,3 +210,26 @@ def test_options_are_checked() -> None:
         PubSub(queue_type="stream")  # type: ignore[arg-type]
     with pytest.raises(InvalidOptionError, match="exchange"):
         Topics(exchange="")
+
+
+NO: Any = "no"
+"""True, where only truth is asked for."""
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: PubSub(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: WorkQueue(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: Topics(single_active_consumer=NO), "single_active_consumer"),
+        (lambda: Topics(durable=NO), "durable"),
+        (lambda: Exchange("e", durable=NO), "durable"),
+        (lambda: Exchange("e", must_exist=NO), "must_exist"),
+        (lambda: Queue("q", durable=NO), "durable"),
+        (lambda: Queue("q", exclusive=NO), "exclusive"),
+    ],
+)
+def test_a_word_is_no_answer_to_yes_or_no(make: Callable[[], object], option: str) -> None:
+    with pytest.raises(InvalidOptionError, match="True or False") as caught:
+        make()
+    assert caught.value.option == option

@@ -772,8 +772,8 @@ MUTANTS = (
     Mutant(
         "a dead letter has the event as it was understood",
         "messaging/dead_letter.py",
-        "        original.id, original.payload, texts,",
-        '        original.id, original.payload.strip() or b"{}", texts,',
+        "    return Message.received(original.id, original.payload, texts,",
+        '    return Message.received(original.id, original.payload.strip() or b"{}", texts,',
     ),
     Mutant(
         "a dead letter begins where the retries ended",

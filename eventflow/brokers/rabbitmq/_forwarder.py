@@ -102,7 +102,9 @@ class Forwarder:
 
     async def _send_once(self, delivery: Delivery, note: Note) -> None:
         if not note.exchange and not note.routing_key:
-            await self._put_aside(delivery, note, "eventflow.delay_unreadable")
+            event_id = delivery.original.id
+            log.error("eventflow.delay_unreadable", topic=DUE_QUEUE, event_id=event_id, at=ASIDE)
+            await self._put_aside(delivery, note)
             return
         if (left := note.left()) > EARLY_S:  # longer than the longest step
             route, pairs = waiting(left), note.pairs()
@@ -128,15 +130,15 @@ class Forwarder:
 
     async def _give_up(self, delivery: Delivery, note: Note) -> None:
         """What is to be tried again by nobody: its queue was deleted, or its instance is gone."""
-        if note.routing_key.startswith(BROADCAST):
-            log.warning("eventflow.retry_dropped", event_id=delivery.original.id)
+        queue, event_id = note.routing_key, delivery.original.id
+        if queue.startswith(BROADCAST):
+            log.warning("eventflow.retry_dropped", event_id=event_id)
         else:
-            await self._put_aside(delivery, note, "eventflow.retry_undeliverable")
+            log.error("eventflow.retry_undeliverable", topic=queue, event_id=event_id, at=ASIDE)
+            await self._put_aside(delivery, note)
 
-    async def _put_aside(self, delivery: Delivery, note: Note, why: str) -> None:
+    async def _put_aside(self, delivery: Delivery, note: Note) -> None:
         """Keep one that can't be handed on, for somebody to look at."""
-        topic = note.routing_key or DUE_QUEUE
-        log.error(why, topic=topic, event_id=delivery.original.id, at=ASIDE)
         queue = Queue(ASIDE, arguments={"x-queue-type": "quorum"})
         route = Route("", ASIDE, must_arrive=True, parts=(queue,))
         await self._publish(ASIDE, delivery, route, note.counts())

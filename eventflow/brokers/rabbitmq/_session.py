@@ -317,11 +317,14 @@ class Session:
 
         Args:
             channel: The channel.
-            at_most_each: Seconds since the last one of the same exchange; else it is kept.
+            at_most_each: Seconds since the last one of the same exchange; else it is kept, as it
+                is where a quarter of all that the connection may have is none to publish on.
         """
         names = [name for name, one in self._publishing.items() if one is channel]
         now = self.loop.time()
         if not names or self.sifter.is_blocked:
+            return False
+        if len(self.connection.channels) - len(self._publishing) >= self.channel_max // 4:
             return False
         if at_most_each and now < self._retired.get(names[0], -inf) + at_most_each:
             return False

@@ -79,7 +79,23 @@ async def test_one_channel_too_many(narrow: ProxiedRabbitMQ) -> None:
         assert broker.receiving.session is session
         assert not any(one.problem for one in (first, *others))
         await publisher.publish(topic, Message(b"x"))
-        assert broker.link.session is not session
+        assert (await first.receive())[0].ack()
+
+
+async def test_channels_that_are_given_up(narrow: ProxiedRabbitMQ) -> None:
+    """They stay for as long as a publish lasts: so not too many are, and others find room."""
+    async with broker_at(narrow.address, delays=False) as broker:
+        topic, publisher = named("given-up"), broker.publisher()
+        await publisher.publish(topic, Message(b"x"))
+        session = broker.link.session
+        assert session is not None
+        given_up = 0
+        for _ in range(2 * CHANNELS):
+            given_up += session.retire(await session.publishing(topic), at_most_each=0.0)
+        assert given_up == CHANNELS // 4
+        for _ in range(CHANNELS):
+            await publisher.publish(named("other"), Message(b"x"))
+        assert broker.link.session is session
 
 
 async def test_which_one_was_too_large(narrow: ProxiedRabbitMQ) -> None:

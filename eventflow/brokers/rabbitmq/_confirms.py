@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from eventflow.brokers.rabbitmq._channel import MessageChannel
-from eventflow.brokers.rabbitmq._errors import refusal_of
+from eventflow.brokers.rabbitmq._errors import limit_of, refusal_of
 from eventflow.brokers.rabbitmq._frames import content_frames, publish_frame
 from eventflow.brokers.rabbitmq._wire import ID
 
@@ -23,6 +23,7 @@ __all__ = ("REFUSED", "UNROUTED", "Call", "ConfirmingChannel")
 
 REFUSED = "the queue takes no more, or has no leader"
 UNROUTED = "no queue gets it"
+BEHIND = "RabbitMQ drops what comes behind a message that is too large for it"
 MOST_PREFIXES = 1_000
 ENOUGH = 65_536
 """Bytes that are written at once, whatever else is sent in this turn of the loop."""
@@ -207,11 +208,22 @@ class ConfirmingChannel(MessageChannel):
         self._returned.clear()
         self._unwritten.clear()
         if open_ and (refusal := refusal_of(error)):
-            # The server has refused one of them, and dropped all behind that.
-            _, (call, at) = open_.popitem()
-            call.told(at, refusal)
+            self._refused([*open_.values()], refusal)
         for call, _ in open_.values():
             call.end(error or "the connection was closed")
+
+    @staticmethod
+    def _refused(sent: list[tuple[Call, int]], refusal: str) -> None:
+        """The server has refused one of them, and dropped all behind that.
+
+        Which one can be told where it was too large; else it was the last one if no other.
+        """
+        limit, first = limit_of(refusal), len(sent) - 1
+        large = [0 < limit < len(call.items[at][0].payload) for call, at in sent]
+        if any(large):
+            first = large.index(True)
+        for (call, at), is_large in zip(sent[first:], large[first:], strict=True):
+            call.told(at, refusal if is_large or not limit else BEHIND)
 
 
 def _parts(routes: Sequence[Route]) -> tuple[Part, ...]:

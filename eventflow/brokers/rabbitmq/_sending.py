@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call, ConfirmingChannel
 from eventflow.brokers.rabbitmq._deadlines import LATE, Deadlines
 from eventflow.brokers.rabbitmq._errors import limit_of, reason_of
+from eventflow.brokers.rabbitmq.publisher import BESIDE
 from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,
@@ -82,6 +83,7 @@ class Sender:
         """Publish once there is a connection that takes messages, and all is declared."""
         while not call.sent:
             session = await self._ready(call)
+            _check_headers(call, session.most - BESIDE)
             try:
                 if call.size > session.proven:
                     async with session.trying:
@@ -168,6 +170,22 @@ class Sender:
                 f"confirmed: {', '.join(said)}"
             ),
         )
+
+
+def _check_headers(call: Call, most: int) -> None:
+    """Raise where some have more bytes than a frame of this connection: the last one's had more."""
+    for message, _, table in call.items:
+        if len(table) > most:
+            raise _failed(
+                call,
+                MessageTooLargeError(
+                    f"the headers of message {message.id!r} have {len(table):,} bytes; this "
+                    f"RabbitMQ takes {most:,}",
+                    message_id=message.id,
+                    size=len(table),
+                    limit=most,
+                ),
+            )
 
 
 def _failed(call: Call, failed: PublishError) -> PublishError:

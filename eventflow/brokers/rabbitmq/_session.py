@@ -20,16 +20,18 @@ from eventflow.brokers.rabbitmq._errors import advice_on, channel_error, connect
 from eventflow.brokers.rabbitmq._sifter import Sifter
 from eventflow.brokers.rabbitmq.topology import KINDS, Binding, Exchange, Queue
 from eventflow.errors import BrokerConnectionError, BrokerError, TopologyError
+from eventflow.lifecycle.supervisor import cancel_and_wait
 from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 
     from eventflow.brokers.rabbitmq._channel import MessageChannel
     from eventflow.brokers.rabbitmq._settings import Settings
     from eventflow.brokers.rabbitmq.topology import Part
 
     C = TypeVar("C", bound=MessageChannel)
+    T = TypeVar("T")
 
 __all__ = ("Session",)
 
@@ -38,7 +40,10 @@ log = EventLogger("eventflow.rabbitmq")
 CLOSE_S = 2.0
 """Seconds that the server gets to answer when something is closed."""
 MOST_CHANNELS = 64
-"""Exchanges with a channel of their own to publish on."""
+"""Channels to publish on, of which each exchange has its own until the last one is for all others.
+No more than half of those that a connection may have."""
+CHANNEL_MAX = 65_535
+"""Channels of a connection where the server sets no limit."""
 PROVEN = 128 * 1_024
 """Bytes of a message that any server takes; larger ones are tried first."""
 MOST_UNSENT = 4 * 1_024 * 1_024
@@ -87,6 +92,7 @@ class Session:
         sifter: What it is read through.
         lost: Is done when it is no more; its result says why.
         room: Those who wait until the server takes more.
+        channel_max: Channels that it may have.
         proven: Bytes of the largest message that the server is known to take.
         trying: Is held by whoever publishes a larger one, on a channel of its own.
     """
@@ -111,7 +117,11 @@ class Session:
         self._publishing: dict[str, ConfirmingChannel] = {}
         self._retired: dict[str, float] = {}  # when a channel was last given up, by exchange
         self._opening = asyncio.Lock()
+        self._working: set[asyncio.Task[Any]] = set()
         self._again = again
+        self.channel_max = int(connection.connection_tune.channel_max) or CHANNEL_MAX
+        self._number = 0  # of the channel that was opened last
+        self._most_publishing = max(min(MOST_CHANNELS, self.channel_max // 2), 1)
         self.proven = PROVEN
         self.trying = asyncio.Lock()
         self.connection.closing.add_done_callback(self._ended)
@@ -253,10 +263,30 @@ class Session:
 
         Raises:
             BrokerConnectionError: The connection is lost.
+            BrokerError: It has as many as it may have.
         """
+        return kind(self, await self._channel(confirms=confirms))
+
+    async def _channel(self, *, confirms: bool = False) -> Any:
+        number = self._free_number()
         async with self.asking("a channel"):
-            return kind(self, await self.connection.channel(publisher_confirms=confirms))
+            return await self.connection.channel(number, publisher_confirms=confirms)
         raise AssertionError("it returns or raises")
+
+    def _free_number(self) -> int:
+        """The number of a new channel: the next one that is free, up to the server's limit.
+
+        The library goes beyond that, and the server ends the connection then.
+        """
+        taken, most = self.connection.channels, self.channel_max
+        for step in range(most):
+            number = (self._number + step) % most + 1
+            if number not in taken:
+                self._number = number
+                return number
+        raise BrokerError(
+            f"this connection has {most} channels, and RabbitMQ allows no more: see its channel_max"
+        )
 
     async def publishing(self, exchange: str) -> ConfirmingChannel:
         """The channel to publish to an exchange on; another one when the last one has ended.
@@ -266,6 +296,7 @@ class Session:
 
         Raises:
             BrokerConnectionError: The connection is lost.
+            BrokerError: It has as many channels as it may have.
         """
         key = self._key(exchange)
         channel = self._publishing.get(key)
@@ -286,11 +317,14 @@ class Session:
 
         Args:
             channel: The channel.
-            at_most_each: Seconds since the last one of the same exchange; else it is kept.
+            at_most_each: Seconds since the last one of the same exchange; else it is kept, as it
+                is where a quarter of all that the connection may have is none to publish on.
         """
         names = [name for name, one in self._publishing.items() if one is channel]
         now = self.loop.time()
         if not names or self.sifter.is_blocked:
+            return False
+        if len(self.connection.channels) - len(self._publishing) >= self.channel_max // 4:
             return False
         if at_most_each and now < self._retired.get(names[0], -inf) + at_most_each:
             return False
@@ -311,7 +345,7 @@ class Session:
     def _key(self, exchange: str) -> str:
         """Whose channel an exchange has: beyond so many, one for all."""
         channels = self._publishing
-        return exchange if exchange in channels or len(channels) < MOST_CHANNELS else ""
+        return exchange if exchange in channels or len(channels) < self._most_publishing - 1 else ""
 
     def ready_channel(
         self, exchange: str, parts: tuple[Part, ...], size: int
@@ -356,24 +390,57 @@ class Session:
             BrokerAuthenticationError: We may not.
             BrokerConnectionError: The connection is lost.
         """
-        async with self._declaring:
-            missing = [part for part in parts if part not in self._declared]
-            if not missing:
-                return
-            async with self.asking("a channel"):
-                channel = await self.connection.channel(publisher_confirms=False)
-            try:
-                for part in missing:
-                    if isinstance(part, Exchange) and part.kind not in KINDS:
-                        await self._try(part)
-                    try:
-                        async with self.asking(_name(part)):
-                            await _declare(channel, part)
-                    except TopologyError as exc:
-                        raise TopologyError(f"{exc}{advice_on(part, exc)}") from None
-                    self._declared.add(part)
-            finally:
-                await self.close_channel(channel)
+        await self._declaring.acquire()
+        missing = [part for part in parts if part not in self._declared]
+        if not missing:
+            self._declaring.release()
+            return
+        declaring = self._begin(self._declare(missing))
+        try:
+            await asyncio.wait([declaring])
+        except asyncio.CancelledError:
+            declaring.add_done_callback(lambda _: self._declaring.release())
+            raise
+        self._declaring.release()  # not before we go on: messages are sent in the order of calls
+        declaring.result()
+
+    async def _declare(self, parts: Iterable[Part]) -> None:
+        channel = await self._channel()
+        try:
+            for part in parts:
+                if isinstance(part, Exchange) and part.kind not in KINDS:
+                    await self._try(part)
+                try:
+                    async with self.asking(_name(part)):
+                        await _declare(channel, part)
+                except TopologyError as exc:
+                    raise TopologyError(f"{exc}{advice_on(part, exc)}") from None
+                self._declared.add(part)
+        finally:
+            await self.close_channel(channel)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin what goes on where its caller is cancelled.
+
+        The library ends what is cancelled by closing the channel, also one that is being closed,
+        and that ends the connection.
+        """
+        task = asyncio.ensure_future(work)
+
+        def ended(task: asyncio.Task[T]) -> None:
+            self._working.discard(task)
+            if not task.cancelled():
+                task.exception()  # the caller may be gone
+
+        self._working.add(task)
+        task.add_done_callback(ended)
+        return task
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what goes on where the caller is cancelled."""
+        task = self._begin(work)
+        await asyncio.wait([task])
+        return task.result()
 
     async def messages_ready(self, queue: str) -> int:
         """How many messages wait in a queue.
@@ -382,8 +449,10 @@ class Session:
             TopologyError: There is none of that name.
             BrokerConnectionError: The connection is lost.
         """
-        async with self.asking("a channel"):
-            channel = await self.connection.channel(publisher_confirms=False)
+        return await self._to_its_end(self._messages_ready(queue))
+
+    async def _messages_ready(self, queue: str) -> int:
+        channel = await self._channel()
         try:
             async with self.asking(f"queue {queue!r}"):
                 found = await channel.queue_declare(queue, passive=True)
@@ -399,8 +468,7 @@ class Session:
         """
         trial = await self._again()
         try:
-            async with trial.asking("a channel"):
-                channel = await trial.connection.channel(publisher_confirms=False)
+            channel = await trial._channel()
             async with trial.asking(_name(exchange)):
                 await _declare(channel, exchange)
         except BrokerConnectionError:
@@ -416,8 +484,10 @@ class Session:
 
     async def close_channel(self, channel: Any) -> None:
         """Close a channel; bounded, and the connection goes where it takes too long."""
-        if channel.is_closed or not self.is_open:
-            return
+        if not channel.is_closed and self.is_open:
+            await self._to_its_end(self._close_channel(channel))
+
+    async def _close_channel(self, channel: Any) -> None:
         try:
             async with self.asking("a channel", within=CLOSE_S):
                 await channel.close()
@@ -434,6 +504,7 @@ class Session:
                 async with self.asking("the connection", within=CLOSE_S):
                     await self.connection.close()
         self.abort()
+        await cancel_and_wait([*self._working], grace=CLOSE_S)
 
     def abort(self) -> None:
         """End it without a word."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage] # documented
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from eventflow.errors import (
     BrokerConnectionError,
     BrokerError,
     InvalidDsnError,
+    WrongLoopError,
 )
 from eventflow.events import validate_topic
 from eventflow.messaging import Broker, Features, check_group
@@ -41,6 +43,8 @@ FRAME_MAX = 131_072
 """What servers allow unless they are told otherwise."""
 SAY_S = 60.0
 """Seconds between two lines on messages of a topic that have reached no queue."""
+CLOSING_S = 15.0
+"""Seconds that entering waits for the end of leaving, which lasts less."""
 
 log = EventLogger("eventflow.rabbitmq")
 
@@ -141,12 +145,17 @@ class RabbitMQBroker(Broker):
             max_payload_bytes=settings.max_payload_bytes,
         )
         self.unrouted: Counter[str] = Counter()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """As one that was never entered."""
         self.subscriptions: set[RabbitMQDeliveries] = set()
         self.sender = Sender(self)
         self._said: dict[str, float] = {}
         self._forwarder: Forwarder | None = None
         self._link: Link | None = None
         self._receiving: Link | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._is_entering = self._is_open = False
 
     def __repr__(self) -> str:
@@ -164,18 +173,23 @@ class RabbitMQBroker(Broker):
         return self._features
 
     async def __aenter__(self) -> Self:
-        """Connect.
+        """Connect, once it is closed where it is being left.
 
         Raises:
             BrokerConnectionError: No host answered within ``connect_timeout``.
             BrokerAuthenticationError: The server does not let us in, or we do not trust it.
             BrokerError: It is open already.
         """
-        if self._link is not None or self._is_entering:
+        loop = asyncio.get_running_loop()
+        if self._has_lost_its_loop(loop):
+            self._begin_anew()
+        if self._is_open or self._is_entering:
             raise BrokerError(f"{self!r} is open already")
         self._is_entering = True
         try:
-            self.loop = asyncio.get_running_loop()
+            if self._closing is not None:
+                await self._closed(self._closing, loop)
+            self.loop = loop
             self._settings.warn()
             session = await Session.begin(self._settings)
             self._link = Link(self._settings, session)
@@ -192,10 +206,30 @@ class RabbitMQBroker(Broker):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it: subscriptions end as if they were left, then the connections. Bounded."""
+        """Close it: subscriptions end as if they were left, then the connections. Bounded.
+
+        Raises:
+            WrongLoopError: It is open in another event loop.
+        """
+        if self._link is None or self._has_lost_its_loop(asyncio.get_running_loop()):
+            return
+        self._check_loop()
         self._is_open = False
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close(self._link))
+        await asyncio.shield(self._closing)
+
+    def _has_lost_its_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the loop that it was entered in has ended, with all that ran in there."""
+        was = getattr(self, "loop", loop)
+        return was is not loop and was.is_closed()
+
+    async def _closed(self, closing: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until it is closed, which may last longer than the call that leaves it."""
+        if closing.get_loop() is loop:
+            await asyncio.wait([closing], timeout=CLOSING_S)
         if self._link is not None:
-            await asyncio.shield(self._close(self._link))
+            raise BrokerError(f"{self!r} is being closed still")
 
     async def _close(self, link: Link) -> None:
         forwarder, self._forwarder = self._forwarder, None
@@ -204,18 +238,26 @@ class RabbitMQBroker(Broker):
         ending = [one.close() for one in subscriptions]
         if forwarder is not None:
             ending.append(forwarder.close())
-        await asyncio.gather(*ending, return_exceptions=True)
-        links = [one for one in (link, self._receiving) if one is not None]
-        await asyncio.gather(*(one.end() for one in links))
-        if self._link is link:
-            self._link = self._receiving = None
+        try:
+            await asyncio.gather(*ending, return_exceptions=True)
+            links = [one for one in (link, self._receiving) if one is not None]
+            await asyncio.gather(*(one.end() for one in links))
+        finally:
+            if self._link is link:
+                self._link = self._receiving = self._closing = None
 
     # For what was made of it
 
     def check_open(self) -> None:
-        """Raise unless it is entered."""
+        """Raise unless it is entered, in this event loop."""
         if not self._is_open:
             raise BrokerClosedError(f"{self!r} is not open: use it inside `async with broker:`")
+        if _get_running_loop() is not self.loop:
+            self._check_loop()
+
+    def _check_loop(self) -> None:
+        if _get_running_loop() is not self.loop:
+            raise WrongLoopError(f"{self!r} belongs to the event loop it was entered in")
 
     @property
     def link(self) -> Link:
@@ -291,9 +333,11 @@ class RabbitMQBroker(Broker):
         until = self.loop.time() + self._settings.connect_timeout
         while True:
             try:
-                return await ask(await self.link.wait(until))
+                async with asyncio.timeout_at(until):
+                    return await ask(await self.link.wait())
             except TimeoutError:
-                raise BrokerConnectionError(f"{nothing}: {self.problem}") from None
+                why = self.problem or "RabbitMQ did not answer in time"
+                raise BrokerConnectionError(f"{nothing}: {why}") from None
             except BrokerConnectionError:
                 if self.loop.time() >= until:
                     raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call, ConfirmingChannel
 from eventflow.brokers.rabbitmq._deadlines import LATE, Deadlines
 from eventflow.brokers.rabbitmq._errors import limit_of, reason_of
-from eventflow.brokers.rabbitmq.publisher import BESIDE
+from eventflow.brokers.rabbitmq._frames import BESIDE
 from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,

@@ -20,7 +20,7 @@ from eventflow.brokers.rabbitmq._errors import advice_on, channel_error, connect
 from eventflow.brokers.rabbitmq._sifter import Sifter
 from eventflow.brokers.rabbitmq.topology import KINDS, Binding, Exchange, Queue
 from eventflow.errors import BrokerConnectionError, BrokerError, TopologyError
-from eventflow.lifecycle.supervisor import cancel_and_wait
+from eventflow.lifecycle.supervisor import Supervisor, cancel_and_wait
 from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Session:
         self._publishing: dict[str, ConfirmingChannel] = {}
         self._retired: dict[str, float] = {}  # when a channel was last given up, by exchange
         self._opening = asyncio.Lock()
-        self._working: set[asyncio.Task[Any]] = set()
+        self._supervisor = Supervisor("rabbitmq", on_stop=self._end)
         self._again = again
         self.channel_max = int(connection.connection_tune.channel_max) or CHANNEL_MAX
         self._number = 0  # of the channel that was opened last
@@ -395,7 +395,7 @@ class Session:
         if not missing:
             self._declaring.release()
             return
-        declaring = self._begin(self._declare(missing))
+        declaring = self._begin(self._declare(missing), "declare")
         try:
             await asyncio.wait([declaring])
         except asyncio.CancelledError:
@@ -419,26 +419,19 @@ class Session:
         finally:
             await self.close_channel(channel)
 
-    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Begin what goes on where its caller is cancelled.
 
         The library ends what is cancelled by closing the channel, also one that is being closed,
         and that ends the connection.
         """
-        task = asyncio.ensure_future(work)
-
-        def ended(task: asyncio.Task[T]) -> None:
-            self._working.discard(task)
-            if not task.cancelled():
-                task.exception()  # the caller may be gone
-
-        self._working.add(task)
-        task.add_done_callback(ended)
+        task = self._supervisor.spawn(work, name)
+        task.add_done_callback(_read)  # the caller may be gone
         return task
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _to_its_end(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Do what goes on where the caller is cancelled."""
-        task = self._begin(work)
+        task = self._begin(work, name)
         await asyncio.wait([task])
         return task.result()
 
@@ -449,7 +442,7 @@ class Session:
             TopologyError: There is none of that name.
             BrokerConnectionError: The connection is lost.
         """
-        return await self._to_its_end(self._messages_ready(queue))
+        return await self._to_its_end(self._messages_ready(queue), "count")
 
     async def _messages_ready(self, queue: str) -> int:
         channel = await self._channel()
@@ -485,7 +478,7 @@ class Session:
     async def close_channel(self, channel: Any) -> None:
         """Close a channel; bounded, and the connection goes where it takes too long."""
         if not channel.is_closed and self.is_open:
-            await self._to_its_end(self._close_channel(channel))
+            await self._to_its_end(self._close_channel(channel), "close-channel")
 
     async def _close_channel(self, channel: Any) -> None:
         try:
@@ -499,16 +492,25 @@ class Session:
         """Close the connection; bounded."""
         for channel in self._publishing.values():
             channel.flush()
+        await self._supervisor.stop(abort=False)
+
+    async def _end(self) -> None:
         if self.is_open:
             with contextlib.suppress(BrokerError):
                 async with self.asking("the connection", within=CLOSE_S):
                     await self.connection.close()
-        self.abort()
-        await cancel_and_wait([*self._working], grace=CLOSE_S)
+        _abort(self._writer)
+        await cancel_and_wait(self._supervisor.tasks, grace=CLOSE_S)
 
     def abort(self) -> None:
-        """End it without a word."""
+        """End it without a word, and all that runs for it."""
         _abort(self._writer)
+        self._supervisor.request_stop()
+
+
+def _read(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _abort(writer: asyncio.StreamWriter | None) -> None:

@@ -15,6 +15,7 @@ from eventflow.brokers.rabbitmq._session import Session
 from eventflow.brokers.rabbitmq._settings import Settings, from_dsn
 from eventflow.brokers.rabbitmq.publisher import RabbitMQPublisher
 from eventflow.brokers.rabbitmq.subscriber import RabbitMQSubscriber
+from eventflow.brokers.rabbitmq.topology import check_topology
 from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,
@@ -23,6 +24,7 @@ from eventflow.errors import (
     WrongLoopError,
 )
 from eventflow.events import validate_topic
+from eventflow.lifecycle.supervisor import Supervisor
 from eventflow.messaging import Broker, Features, check_group
 from eventflow.messaging.dsn import read
 
@@ -155,7 +157,7 @@ class RabbitMQBroker(Broker):
         self._forwarder: Forwarder | None = None
         self._link: Link | None = None
         self._receiving: Link | None = None
-        self._closing: asyncio.Future[None] | None = None
+        self._supervisor: Supervisor | None = None
         self._is_entering = self._is_open = False
 
     def __repr__(self) -> str:
@@ -187,11 +189,12 @@ class RabbitMQBroker(Broker):
             raise BrokerError(f"{self!r} is open already")
         self._is_entering = True
         try:
-            if self._closing is not None:
-                await self._closed(self._closing, loop)
+            if self._supervisor is not None:
+                await self._closed(self._supervisor, loop)
             self.loop = loop
             self._settings.warn()
             session = await Session.begin(self._settings)
+            self._supervisor = Supervisor("rabbitmq", on_stop=self._close)
             self._link = Link(self._settings, session)
             self._is_open = True
             if self._settings.delays:
@@ -211,40 +214,36 @@ class RabbitMQBroker(Broker):
         Raises:
             WrongLoopError: It is open in another event loop.
         """
-        if self._link is None or self._has_lost_its_loop(asyncio.get_running_loop()):
+        supervisor = self._supervisor
+        if supervisor is None or self._has_lost_its_loop(asyncio.get_running_loop()):
             return
         self._check_loop()
         self._is_open = False
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(self._link))
-        await asyncio.shield(self._closing)
+        await supervisor.stop(abort=False)
 
     def _has_lost_its_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the loop that it was entered in has ended, with all that ran in there."""
         was = getattr(self, "loop", loop)
         return was is not loop and was.is_closed()
 
-    async def _closed(self, closing: asyncio.Future[None], loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until it is closed, which may last longer than the call that leaves it."""
-        if closing.get_loop() is loop:
-            await asyncio.wait([closing], timeout=CLOSING_S)
-        if self._link is not None:
+    async def _closed(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until it is closed by whoever is leaving it."""
+        if self.loop is loop:
+            await asyncio.wait([supervisor.request_stop()], timeout=CLOSING_S)
+        if self._supervisor is not None:
             raise BrokerError(f"{self!r} is being closed still")
 
-    async def _close(self, link: Link) -> None:
+    async def _close(self) -> None:
         forwarder, self._forwarder = self._forwarder, None
         subscriptions = [*self.subscriptions]
         self.subscriptions.clear()
         ending = [one.close() for one in subscriptions]
         if forwarder is not None:
             ending.append(forwarder.close())
-        try:
-            await asyncio.gather(*ending, return_exceptions=True)
-            links = [one for one in (link, self._receiving) if one is not None]
-            await asyncio.gather(*(one.end() for one in links))
-        finally:
-            if self._link is link:
-                self._link = self._receiving = self._closing = None
+        await asyncio.gather(*ending, return_exceptions=True)
+        links = [one for one in (self._link, self._receiving) if one is not None]
+        await asyncio.gather(*(one.end() for one in links), return_exceptions=True)
+        self._link = self._receiving = self._supervisor = None
 
     # For what was made of it
 
@@ -357,7 +356,7 @@ class RabbitMQBroker(Broker):
         Args:
             topology: Where its messages go; by default, where the broker's do.
         """
-        return RabbitMQPublisher(self, (topology or self._settings.topology).route)
+        return RabbitMQPublisher(self, self._chosen(topology).route)
 
     def subscriber(
         self, *, group: Group | None = None, topology: Topology | None = None
@@ -371,10 +370,13 @@ class RabbitMQBroker(Broker):
         Raises:
             InvalidOptionError: The group is missing, or none.
         """
-        chosen = topology or self._settings.topology
+        chosen = self._chosen(topology)
         if group is None and not chosen.has_groups:
             return RabbitMQSubscriber(self, chosen, group="all")
         return RabbitMQSubscriber(self, chosen, group=check_group(group))
+
+    def _chosen(self, topology: Topology | None) -> Topology:
+        return self._settings.topology if topology is None else check_topology(topology)
 
     async def ensure_topics(self, *topics: str) -> None:
         """Declare what topics are published to.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ("RabbitMQPublisher",)
 
 MOST_ROUTES = 10_000
-DOUBT_S = 1.0
-"""Seconds between two channels that are given up because the server refused something."""
 ROOM = 2_048
 """Bytes of headers that are left for what is noted of a message later, dead letters included."""
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventflow.brokers.rabbitmq import PubSub, WorkQueue
-from eventflow.brokers.rabbitmq import publisher as publishing
+from eventflow.brokers.rabbitmq import PubSub, WorkQueue, _sending
 from eventflow.brokers.rabbitmq.topology import Queue, Route, Source
 from eventflow.errors import PublishError, PublishTimeoutError, SettleError, TopologyError
 from eventflow.messaging import Message, Router
@@ -131,9 +130,9 @@ async def test_what_a_member_holds_when_it_leaves_goes_to_another(
     async with (
         broker_at(rabbitmq.address, topology=topology) as one,
         broker_at(rabbitmq.address, topology=topology) as two,
-        two.subscriber(group="g").subscribe(topic) as others,
+        two.subscriber(group="g").subscribe(topic, max_in_flight=100) as others,
     ):
-        async with one.subscriber(group="g").subscribe(topic) as leaving:
+        async with one.subscriber(group="g").subscribe(topic, max_in_flight=100) as leaving:
             receiving = asyncio.create_task(take(leaving, 100))
             async with outside(rabbitmq.address) as look:
                 await look.received(f"{topic}_g")
@@ -430,8 +429,8 @@ async def test_another_channel_after_a_refusal(
         session = broker.link.session
         assert session is not None
         seen = [await session.publishing("")]
-        for wait_s in (publishing.DOUBT_S, publishing.DOUBT_S, 0.0):
-            monkeypatch.setattr(publishing, "DOUBT_S", wait_s)
+        for wait_s in (_sending.DOUBT_S, _sending.DOUBT_S, 0.0):
+            monkeypatch.setattr(_sending, "DOUBT_S", wait_s)
             with pytest.raises(PublishError, match="takes no more"):
                 await publisher.publish(topic, Message(b"x"))
             seen.append(await session.publishing(""))

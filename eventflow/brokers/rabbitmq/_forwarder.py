@@ -13,6 +13,7 @@ from eventflow.brokers.rabbitmq._ladder import (
     BROADCAST,
     DUE,
     DUE_QUEUE,
+    again,
     again_to,
     read_note,
     waiting,
@@ -172,7 +173,9 @@ def _way(note: Note) -> Route:
 
     A publish to one that is not there ends the channel, and with it what else is under way on it.
     """
-    if note.exchange in ("", AGAIN):
-        return Route(note.exchange, note.routing_key, must_arrive=True)
+    if note.exchange == AGAIN:
+        return again(note.routing_key)
+    if not note.exchange:
+        return Route("", note.routing_key, must_arrive=True)
     there = Exchange(note.exchange, must_exist=True)
     return Route(note.exchange, note.routing_key, parts=(there,))

@@ -108,6 +108,7 @@ async def test_the_exchange_of_all_retries(
 ) -> None:
     """It is declared again by whoever hands on, and the queue bound to it."""
     monkeypatch.setattr(_forwarder, "AGAIN_S", 1.0)
+    monkeypatch.setattr(_deliveries, "LOOK_S", 600.0)
     topic = named("deleted")
     async with (
         outside(rabbitmq.address) as look,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eventflow.messaging import Delivery, Features, Message
-from eventflow.messaging.dead_letter import MAX_TEXT, dead_letter
+from eventflow.messaging.dead_letter import LEFT_OUT, MAX_TEXT, dead_letter
 
 
 class Nobody:
@@ -51,3 +51,20 @@ def test_an_error_that_says_nothing_is_named(error: Exception) -> None:
 def test_what_ends_the_process_is_not_taken_for_a_text() -> None:
     with pytest.raises(KeyboardInterrupt):
         letter(Ends())
+
+
+def test_a_bare_one_has_what_no_reader_can_do_without() -> None:
+    """Its bytes, its id, its event's name, why it is there, and how much is missing."""
+    metadata = {"name": "n" * 5_000, "a": "b", "reason_poisoned": "another one", LEFT_OUT: "7"}
+    headers = (("h", b"1"), ("h", b"2"))
+    message = Message(b"x", metadata, id="m-1", key="k", headers=headers)
+    delivery = Delivery(message, topic="orders", settler=Nobody())
+    for is_bare, left_out in ((True, "5"), (False, None)):
+        made = dead_letter(
+            delivery, ValueError("no"), handler="h", group="g", attempts=1, is_bare=is_bare
+        )
+        assert (made.id, made.payload, made.key) == ("m-1", b"x", "k")
+        assert made.metadata["reason_poisoned"] == "no"
+        assert made.metadata.get(LEFT_OUT) == left_out
+        assert ("a" in made.metadata, made.headers == headers) == (not is_bare, not is_bare)
+        assert len(made.metadata["name"]) == (MAX_TEXT if is_bare else 5_000)

@@ -12,6 +12,7 @@ from pydantic import field_validator
 from eventflow import CallOnFailure, Event, FailurePolicy, Retry
 from eventflow.brokers.memory import MemoryBroker
 from eventflow.errors import BrokerConnectionError, MessageTooLargeError
+from eventflow.events import event_name
 from eventflow.failure import DeadLetter, Log
 from eventflow.messaging import (
     Batch,
@@ -21,6 +22,7 @@ from eventflow.messaging import (
     Router,
     transform_received,
 )
+from eventflow.messaging.dead_letter import LEFT_OUT
 from eventflow.messaging.metadata import FAILURES
 from eventflow.messaging.middleware import InstantAck
 from eventflow.testing import run_virtual
@@ -469,6 +471,31 @@ async def test_a_dead_letter_that_is_too_large_is_cut_further(broker: MemoryBrok
     (letter,) = await stored(broker, "orders.dead_letter")
     assert letter.payload == b'{"n":1,"key":""}'
     assert len(letter.metadata["reason_poisoned"]) == 50
+
+
+async def test_a_dead_letter_goes_without_its_metadata_where_there_is_no_room(
+    broker: MemoryBroker,
+) -> None:
+    """One that can't be stored at all would hold up all behind it."""
+
+    async def handler(event: Placed) -> None:
+        raise ValueError("no")
+
+    graves = Slow(broker.publisher(), limit=800)
+    router, group = Router(), broker.subscriber(group="g")
+    policy = FailurePolicy(then=DeadLetter(publisher=graves))
+    router.add_handler("h", Placed, handler, subscriber=group, on_failure=policy)
+    async with router:
+        metadata = {"name": event_name(Placed), "big": "x" * 2_000}
+        message = Message(Placed(n=1).to_json(), metadata)
+        await broker.publisher().publish("orders", message)
+        await publish(broker, Placed(n=2))
+        assert router.is_ready
+    bare, whole = await stored(broker, "orders.dead_letter")
+    assert (bare.id, bare.payload) == (message.id, message.payload)
+    assert bare.metadata["name"] == event_name(Placed)
+    assert bare.metadata[LEFT_OUT] == "1"
+    assert LEFT_OUT not in whole.metadata
 
 
 @pytest.mark.parametrize("by_error", [True, False])

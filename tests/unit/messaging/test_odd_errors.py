@@ -491,7 +491,8 @@ async def test_a_dead_letter_goes_without_its_metadata_where_there_is_no_room(
         await broker.publisher().publish("orders", message)
         await publish(broker, Placed(n=2))
         assert router.is_ready
-    bare, whole = await stored(broker, "orders.dead_letter")
+    letters = await stored(broker, "orders.dead_letter")
+    bare, whole = sorted(letters, key=lambda letter: letter.id != message.id)
     assert (bare.id, bare.payload) == (message.id, message.payload)
     assert bare.metadata["name"] == event_name(Placed)
     assert bare.metadata[LEFT_OUT] == "1"

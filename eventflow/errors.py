@@ -295,7 +295,7 @@ class BusClosedError(BusError, RuntimeError):
 
 
 class WrongLoopError(BusError, RuntimeError):
-    """A bus or a broker was used from another event loop, thread or process than it was entered in."""
+    """A bus or a broker was used from another event loop, thread or process than entered it."""
 
 
 class BufferFullError(BusError):

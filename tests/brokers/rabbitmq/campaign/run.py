@@ -177,12 +177,25 @@ class Run(BaseRun[Schedule, ProxiedRabbitMQ]):
         stored = {name for name, sent in self.sent.items() if sent.verdict == "stored"}
         if missing := stored - ended:
             return f"{len(missing)} of {len(stored)} not handled"
+        if busy := self._being_handled():
+            return f"{busy} are being handled"
         for member in self._members:
             if not member.is_gone and member.worker is not None and member.worker.router:
                 health = member.worker.router.health()
                 if not health.is_ready:
                     return health
         return ""
+
+    def _being_handled(self) -> int:
+        """Handlers that run; the server says seconds late what is in hand."""
+        running: set[tuple[str, str]] = set()
+        for _, what, who, which in read(self._path):
+            if what == BEGUN:
+                running.add((who, which))
+            elif what in (DONE, FAILED):
+                running.discard((who, which))
+        there = {member.who for member in self._members if not member.is_gone}
+        return sum(who in there for who, _ in running)
 
     def _held(self) -> str:
         """What members have in their hands, as the server has it."""

@@ -43,6 +43,7 @@ class Call:
         stored: Places of those that the server has stored.
         refused: Places of those that it has not, with the reason.
         partly: Places of those among them that other queues of the exchange may have.
+        problem: Why it was not sent the last time that this was tried.
         unrouted: How many have reached no queue, where that is no error.
         lost: Why no more answers will come; ``None`` while they may.
         ended: Is done at the end.
@@ -57,6 +58,7 @@ class Call:
         "lost",
         "partly",
         "parts",
+        "problem",
         "refused",
         "sent",
         "size",
@@ -81,6 +83,7 @@ class Call:
         self.stored: list[int] = []
         self.refused: dict[int, str] = {}
         self.partly: set[int] = set()
+        self.problem = ""
         self.unrouted = 0
         self.lost: BaseException | str | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

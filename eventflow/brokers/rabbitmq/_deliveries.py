@@ -19,7 +19,6 @@ from eventflow.errors import (
     BrokerClosedError,
     BrokerConnectionError,
     BrokerError,
-    PublishError,
     TopologyError,
 )
 from eventflow.lifecycle.supervisor import cancel_and_wait
@@ -102,6 +101,14 @@ class RabbitMQDeliveries(Deliveries):
         await asyncio.shield(self._begun)
 
     async def _run(self) -> None:
+        try:
+            await self._keep_consuming()
+        except asyncio.CancelledError:
+            if not self._is_closed:
+                self._fail(BrokerError("the subscription was cancelled"))
+            raise
+
+    async def _keep_consuming(self) -> None:
         wait = FIRST_WAIT_S
         loop = self._broker.loop
         while True:
@@ -174,7 +181,9 @@ class RabbitMQDeliveries(Deliveries):
         try:
             await session.declare(self._source.parts)
         except BrokerError as exc:
-            if session.is_open and self._problem != str(exc):
+            if exc.retriable or not session.is_open:
+                return
+            if self._problem != str(exc):
                 self._problem = str(exc)
                 log.error("eventflow.topology_lost", queue=self._source.queue, reason=self._problem)
         else:
@@ -267,7 +276,7 @@ class RabbitMQDeliveries(Deliveries):
         try:
             most = self._broker.frame_max - BESIDE
             await self._broker.sender.send(postponed(delivery, self._again, most=most))
-        except (PublishError, BrokerError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it must not stay in hand
             hold = min(max(delivery.nack_delay, 1.0), LONGEST_HOLD_S)
             log.warning(
                 "eventflow.message_not_postponed",

@@ -19,8 +19,14 @@ from eventflow.brokers.rabbitmq._ladder import (
     waiting,
 )
 from eventflow.brokers.rabbitmq._wire import table_of
-from eventflow.brokers.rabbitmq.topology import Exchange, Queue, Route
-from eventflow.errors import BrokerClosedError, BrokerError, PublishError, TopologyError
+from eventflow.brokers.rabbitmq.topology import NO_LIMIT, Exchange, Queue, Route
+from eventflow.errors import (
+    BrokerClosedError,
+    BrokerError,
+    InvalidTopicError,
+    PublishError,
+    TopologyError,
+)
 from eventflow.lifecycle.supervisor import cancel_and_wait
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ class Forwarder:
     def __init__(self, broker: RabbitMQBroker) -> None:
         self._broker = broker
         self._deliveries: RabbitMQDeliveries | None = None
+        self._handing_on: set[asyncio.Task[None]] = set()
         self._task = broker.link.spawn(self._run(), "forwarder")
 
     async def _run(self) -> None:
@@ -68,7 +75,9 @@ class Forwarder:
             try:
                 while received := await deliveries.receive(MOST):
                     for delivery in received:
-                        self._broker.link.spawn(self._hand_on(delivery), "hand-on")
+                        task = self._broker.link.spawn(self._hand_on(delivery), "hand-on")
+                        self._handing_on.add(task)
+                        task.add_done_callback(self._handing_on.discard)
                 return
             except BrokerClosedError:
                 return
@@ -80,7 +89,10 @@ class Forwarder:
     async def _hand_on(self, delivery: Delivery) -> None:
         note = read_note(delivery.headers)
         try:
-            await self._send(delivery, note)
+            try:
+                await self._send(delivery, note)
+            except InvalidTopicError:
+                await self._put_aside(delivery, note, "no queue or exchange has such a name")
         except Exception as exc:  # noqa: BLE001 - whatever it is, others must not wait for it
             await self._again(delivery, note, exc)
         else:
@@ -90,6 +102,7 @@ class Forwarder:
         """Hand one on; once more where something may be as it was a moment later."""
         try:
             await self._send_once(delivery, note)
+            return
         except PublishError as exc:
             if note.exchange == AGAIN and UNROUTED in str(exc):
                 if not await self._is_bound(note.routing_key):
@@ -99,13 +112,17 @@ class Forwarder:
                 await asyncio.sleep(REFUSED_S)
             else:
                 raise
+        try:
             await self._send_once(delivery, note)
+        except PublishError as exc:
+            if REFUSED not in str(exc) or note.exchange in ("", AGAIN):
+                raise
+            # Other queues have it, and would get it again and again.
+            await self._put_aside(delivery, note, "one of the queues of its exchange refuses it")
 
     async def _send_once(self, delivery: Delivery, note: Note) -> None:
         if not note.exchange and not note.routing_key:
-            event_id = delivery.original.id
-            log.error("eventflow.delay_unreadable", topic=DUE_QUEUE, event_id=event_id, at=ASIDE)
-            await self._put_aside(delivery, note)
+            await self._put_aside(delivery, note, "it does not say where it belongs")
             return
         if (left := note.left()) > EARLY_S:  # longer than the longest step
             route, pairs = waiting(left), note.pairs()
@@ -131,18 +148,23 @@ class Forwarder:
 
     async def _give_up(self, delivery: Delivery, note: Note) -> None:
         """What is to be tried again by nobody: its queue was deleted, or its instance is gone."""
-        queue, event_id = note.routing_key, delivery.original.id
-        if queue.startswith(BROADCAST):
-            log.warning("eventflow.retry_dropped", event_id=event_id)
+        if note.routing_key.startswith(BROADCAST):
+            log.warning("eventflow.retry_dropped", event_id=delivery.original.id)
         else:
-            log.error("eventflow.retry_undeliverable", topic=queue, event_id=event_id, at=ASIDE)
-            await self._put_aside(delivery, note)
+            await self._put_aside(delivery, note, f"there is no queue {note.routing_key!r}")
 
-    async def _put_aside(self, delivery: Delivery, note: Note) -> None:
+    async def _put_aside(self, delivery: Delivery, note: Note, why: str) -> None:
         """Keep one that can't be handed on, for somebody to look at."""
-        queue = Queue(ASIDE, arguments={"x-queue-type": "quorum"})
+        log.error(
+            "eventflow.message_put_aside",
+            topic=note.routing_key or note.exchange or DUE_QUEUE,
+            event_id=delivery.original.id,
+            at=ASIDE,
+            reason=why,
+        )
+        queue = Queue(ASIDE, arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT})
         route = Route("", ASIDE, must_arrive=True, parts=(queue,))
-        await self._publish(ASIDE, delivery, route, note.counts())
+        await self._publish(ASIDE, delivery, route, note.pairs())
 
     async def _again(self, delivery: Delivery, note: Note, error: Exception) -> None:
         """Let one wait once more that could not be handed on."""
@@ -162,8 +184,10 @@ class Forwarder:
             delivery.ack()
 
     async def close(self) -> None:
-        """Stop; what is on its way comes again. Bounded."""
+        """Stop, once what is on its way has arrived; what has not comes again. Bounded."""
         await cancel_and_wait([self._task], grace=END_S)
+        if self._handing_on:
+            await asyncio.wait(self._handing_on, timeout=END_S)
         if self._deliveries is not None:
             await self._deliveries.close()
 

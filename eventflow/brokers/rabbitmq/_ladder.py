@@ -17,7 +17,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventflow.brokers.rabbitmq._frames import Field
-from eventflow.brokers.rabbitmq.topology import MAX_NAME, Binding, Exchange, Queue, Route, Source
+from eventflow.brokers.rabbitmq.topology import (
+    MAX_NAME,
+    NO_LIMIT,
+    Binding,
+    Exchange,
+    Queue,
+    Route,
+    Source,
+)
 from eventflow.messaging.ladder import LADDER_S, step_for
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ BROADCAST = "eventflow.broadcast."
 
 _QUORUM = {"x-queue-type": "quorum"}
 _AGAIN = Exchange(AGAIN, "direct")
-_DUE = Queue(DUE_QUEUE, arguments=MappingProxyType(_QUORUM))
+_DUE = Queue(DUE_QUEUE, arguments=MappingProxyType({**_QUORUM, "x-delivery-limit": NO_LIMIT}))
 
 DUE = Source(DUE_QUEUE, (_DUE, _AGAIN))
 """Where what is due is handed on from."""

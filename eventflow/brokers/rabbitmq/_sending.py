@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Sender",)
 
+FIRST_WAIT_S = 0.01
+LONGEST_WAIT_S = 1.0
+"""Seconds between two attempts to get ready."""
 DOUBT_S = 1.0
 """Seconds between two channels that are given up because the server refused something."""
 
@@ -114,15 +117,18 @@ class Sender:
     async def _ready(self, call: Call) -> Session:
         """A connection that takes messages, with all declared, and a channel for it."""
         link = self._broker.link
+        wait = FIRST_WAIT_S
         while True:
             session: Session = await link.wait()
             try:
                 await session.may_publish()
                 channel = await session.publishing(call.exchange)
                 await session.declare(call.parts)
-            except (BrokerConnectionError, ConnectionError):
-                if session.is_open:  # a channel ended, for whatever somebody else did
-                    await asyncio.sleep(0.01)
+            except (BrokerConnectionError, ConnectionError) as exc:
+                call.problem = str(exc)
+                if session.is_open:  # a channel ended, or what is declared is away
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, LONGEST_WAIT_S)
                 continue
             if channel.is_open:
                 return session
@@ -140,7 +146,7 @@ class Sender:
     def _late(self, call: Call, began: float) -> PublishError:
         if call.channel is not None and call.channel.heard < began:
             self._retire(call.channel)
-        why = self._broker.problem or "it was not confirmed"
+        why = self._broker.problem or ("" if call.sent else call.problem) or "it was not confirmed"
         text = f"nothing was heard of a publish to {call.topic!r} for {self._timeout:g} s: {why}"
         return _failed(call, PublishTimeoutError(text, waited_s=self._timeout))
 

@@ -113,6 +113,7 @@ class Session:
         self._writer = writer
         self._declared: set[Part] = set()
         self._known: dict[int, tuple[Part, ...]] = {}  # all of whose parts are, by identity
+        self._kinds = {*KINDS}  # of exchanges that the server has
         self._declaring = asyncio.Lock()
         self._publishing: dict[str, ConfirmingChannel] = {}
         self._retired: dict[str, float] = {}  # when a channel was last given up, by exchange
@@ -402,14 +403,15 @@ class Session:
             declaring.add_done_callback(lambda _: self._declaring.release())
             raise
         self._declaring.release()  # not before we go on: messages are sent in the order of calls
-        declaring.result()
+        _result(declaring)
 
     async def _declare(self, parts: Iterable[Part]) -> None:
         channel = await self._channel()
         try:
             for part in parts:
-                if isinstance(part, Exchange) and part.kind not in KINDS:
+                if isinstance(part, Exchange) and part.kind not in self._kinds:
                     await self._try(part)
+                    self._kinds.add(part.kind)
                 try:
                     async with self.asking(_name(part)):
                         await _declare(channel, part)
@@ -433,7 +435,7 @@ class Session:
         """Do what goes on where the caller is cancelled."""
         task = self._begin(work, name)
         await asyncio.wait([task])
-        return task.result()
+        return _result(task)
 
     async def messages_ready(self, queue: str) -> int:
         """How many messages wait in a queue.
@@ -506,6 +508,13 @@ class Session:
         """End it without a word, and all that runs for it."""
         _abort(self._writer)
         self._supervisor.request_stop()
+
+
+def _result(task: asyncio.Task[T]) -> T:
+    """What came of it; it is cancelled when the connection is given up, and its caller is not."""
+    if task.cancelled():
+        raise BrokerConnectionError("the connection was lost")
+    return task.result()
 
 
 def _read(task: asyncio.Task[Any]) -> None:

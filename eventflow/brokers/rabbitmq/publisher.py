@@ -10,7 +10,12 @@ from eventflow.brokers.rabbitmq._confirms import Call
 from eventflow.brokers.rabbitmq._frames import BESIDE
 from eventflow.brokers.rabbitmq._ladder import Note, due_ms, waiting
 from eventflow.brokers.rabbitmq._wire import table_of
-from eventflow.errors import InvalidMessageError, MessageTooLargeError, PublishError
+from eventflow.errors import (
+    BrokerError,
+    InvalidMessageError,
+    MessageTooLargeError,
+    PublishError,
+)
 from eventflow.events import validate_topic
 from eventflow.messaging import Message
 from eventflow.messaging.metadata import DELAYED_UNTIL, delayed_until
@@ -87,6 +92,16 @@ class RabbitMQPublisher:
                 behind = [one.id for rest in calls[number + 1 :] for one in rest.messages]
                 exc.stored, exc.not_stored = (*before, *exc.stored), (*exc.not_stored, *behind)
                 raise
+            except BrokerError as exc:
+                if not number:
+                    raise
+                failed = PublishError(f"not all messages for {topic!r} were stored: {exc}")
+                failed.topic = topic
+                failed.stored = tuple(one.id for done in calls[:number] for one in done.messages)
+                failed.not_stored = tuple(
+                    one.id for rest in calls[number:] for one in rest.messages
+                )
+                raise failed from exc
 
     def _delay(self, message: Message) -> float:
         """Seconds until a message may be delivered."""

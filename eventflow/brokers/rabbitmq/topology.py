@@ -49,6 +49,8 @@ KINDS = ("fanout", "direct", "topic", "headers")
 DEAD_LETTERS = "dead_letter"
 DELIVERY_LIMIT = 1_000
 """Deliveries after which RabbitMQ itself dead-letters: far beyond what a router allows."""
+NO_LIMIT = 1_000_000_000
+"""Of deliveries, where nothing stands behind a queue: servers drop a message after 20 since 4.0."""
 BOUNDS = frozenset({"x-max-length", "x-max-length-bytes"})
 
 QueueType = Literal["quorum", "classic"]
@@ -259,7 +261,9 @@ class _Queues:
             arguments["x-single-active-consumer"] = True
         if self.queue_type == "quorum":
             arguments["x-queue-type"] = "quorum"
-            if dead_letters:
+            if not dead_letters:
+                arguments["x-delivery-limit"] = NO_LIMIT
+            else:
                 arguments |= {
                     "x-delivery-limit": DELIVERY_LIMIT,
                     "x-dead-letter-exchange": dead_letters,

@@ -34,7 +34,7 @@ NET: dict[str, str | int | bool] = QUORUM | {
 }
 KEPT = (
     Exchange("orders.dead_letter"),
-    Queue("orders.dead_letter", arguments=QUORUM),
+    Queue("orders.dead_letter", arguments=QUORUM | {"x-delivery-limit": 1_000_000_000}),
     Binding("orders.dead_letter", "orders.dead_letter"),
 )
 

@@ -115,9 +115,9 @@ class Forwarder:
         try:
             await self._send_once(delivery, note)
         except PublishError as exc:
-            if REFUSED not in str(exc) or note.exchange in ("", AGAIN):
+            if REFUSED not in str(exc) or note.exchange == AGAIN or not exc.unknown:
                 raise
-            # Other queues have it, and would get it again and again.
+            # Other queues may have it, and would get it again and again.
             await self._put_aside(delivery, note, "one of the queues of its exchange refuses it")
 
     async def _send_once(self, delivery: Delivery, note: Note) -> None:

@@ -235,5 +235,5 @@ def _passed(told: list[Entry]) -> dict[str, float]:
         elif what in (DONE, FAILED):
             for earlier in takewhile(which.__ne__, hand):
                 hand[earlier] = min(hand[earlier], at)
-            del hand[which]
+            hand.pop(which, None)  # once, though two deliveries of it may be handled at once
     return {who: min(hand.values(), default=math.inf) for who, hand in hands.items()}

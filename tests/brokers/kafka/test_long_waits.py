@@ -303,7 +303,7 @@ async def test_leaving_while_the_broker_stands_still(
     assert held[0].error is not None
     assert "consumer_abandoned" in caplog.text
     async with (
-        broker_at(kafka.address, connect_timeout=60) as broker,  # as a broker may take to wake up
+        broker_at(kafka.address) as broker,
         broker.subscriber(group="hangs").subscribe(topic) as deliveries,
     ):
         # The ack may have got there after all.

@@ -198,7 +198,7 @@ async def test_processes_come_and_go_under_load(kafka: Kafka, topic: str, group:
                 await until(lambda: len(kafka.members(group)) == 3, "three members", within=60)
                 for leaving in (first, second):
                     leaving.stdin.close()
-                    async with asyncio.timeout(60):
+                    async with asyncio.timeout(30):
                         assert await leaving.wait() == 0
             # The third was killed.
         async with process(kafka, group, topic):

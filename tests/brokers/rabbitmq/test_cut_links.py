@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.servers.rabbitmq import ProxiedRabbitMQ
 
 STRESS = os.environ.get("EVENTFLOW_STRESS") == "1"
-CUTS = 600 if STRESS else 25
+CUTS = 600 if STRESS else 40
 
 # A connection that is cut again and again is made anew once a second at most.
 pytestmark = [

@@ -85,7 +85,7 @@ async def test_an_exchange_that_can_not_be_made_again(
 
 
 async def test_the_way_back_of_a_retry(rabbitmq: RabbitMQ) -> None:
-    """Its binding is deleted while it waits: it comes, and another group's is not touched."""
+    """Its binding is deleted while it waits: it comes, with what was counted."""
     topic = named("deleted")
     async with (
         outside(rabbitmq.address) as look,

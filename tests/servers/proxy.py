@@ -36,6 +36,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.cuts = 0
         self._target = target
+        self._delay = 0.0
         self._left: dict[Direction, int] = {}
         self._is_refusing = self._refuses_then = False
         self._links: dict[asyncio.Task[None], tuple[StreamWriter, ...]] = {}
@@ -84,9 +85,14 @@ class Proxy:
         self._is_refusing = True
         self._call(self._reset)
 
+    def delay(self, seconds: float) -> None:
+        """Keep each piece that comes from the server so long, until `restore`."""
+        self._delay = seconds
+
     def restore(self) -> None:
-        """Forward again, what was held back too."""
+        """Forward again, what was held back too, and at once."""
         self._is_refusing = False
+        self._delay = 0.0
         self._call(self._left.clear)
         self._call(self._flowing.set)
 
@@ -150,6 +156,8 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(CHUNK):
                 await self._flowing.wait()
+                if way == "to_client":
+                    await asyncio.sleep(self._delay)
                 left = self._left.get(way)
                 if left is not None and left < len(data):
                     # The part arrives, and then the connection ends.

@@ -8,14 +8,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from eventflow.brokers.kafka._errors import may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("SLICE_S", "in_thread")
+__all__ = ("SLICE_S", "in_thread", "longer")
 
 SLICE_S = 0.5
 
@@ -26,7 +26,8 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
     Args:
         call: Takes the seconds that it may last.
         within: Seconds until the last error is raised.
-        slices: Seconds of one call: as long as its thread may stay after nobody waits for it.
+        slices: Seconds of the first call, and as long as its thread may stay after nobody waits for
+            it; of one after a time-out twice as many, as what was too late is not heard.
 
     Raises:
         KafkaException: What the call raised that is not a matter of time, or its last time-out.
@@ -36,15 +37,16 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
     left = threading.Event()
 
     def run() -> None:
-        until = time.monotonic() + within
+        until, seconds = time.monotonic() + within, slices
         while not left.is_set():
             result: Any = None
             error: Exception | None = None
             try:
-                result = call(min(slices, max(until - time.monotonic(), 0.01)))
+                result = call(min(seconds, max(until - time.monotonic(), 0.01)))
             except Exception as exc:  # noqa: BLE001 - carried to the caller, whatever it is
                 error = exc
                 if _passes(error) and time.monotonic() < until:
+                    seconds = longer(seconds, error.args[0])
                     left.wait(0.02)
                     continue
             with contextlib.suppress(RuntimeError):  # the loop was closed
@@ -58,6 +60,15 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
         return await ended
     finally:
         left.set()
+
+
+def longer(seconds: float, error: KafkaError) -> float:
+    """How long the next attempt at a question may take, where the last one had some seconds.
+
+    The library does not hear what comes later than that: a cluster that always takes a little
+    longer would never be heard.
+    """
+    return 2 * seconds if error.code() == KafkaError._TIMED_OUT else seconds
 
 
 def _passes(error: Exception) -> bool:

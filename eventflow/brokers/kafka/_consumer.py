@@ -21,6 +21,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from eventflow.brokers.kafka._calls import longer
 from eventflow.brokers.kafka._errors import may_pass
 from eventflow.brokers.kafka._progress import NOTHING, from_text
 from eventflow.brokers.kafka._transactions import Refusal, Transactions
@@ -58,7 +59,9 @@ LOOK_S = 10.0
 SAY_S = 1.0
 """Seconds between two words to the event loop about how it is."""
 ASK_S = 1.0
-"""Seconds of one attempt at a question."""
+"""Seconds of the first attempt at a question."""
+LONGEST_ASK_S = 4.0
+"""Of any: no end of a subscription is heard meanwhile."""
 LAST_COMMIT_S = 2.0
 
 
@@ -214,6 +217,7 @@ class ConsumerThread:
             if not (self._terms or self._is_broadcast):
                 # By its close alone, librdkafka 2.16 leaves no group that has given it nothing:
                 # the others would wait for it until its session has run out.
+                self._leave_soon()
                 consumer.unsubscribe()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the subscription ends by it
             given_up = isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL
@@ -223,6 +227,7 @@ class ConsumerThread:
             self._is_ending = True
             try:
                 if not given_up:
+                    self._leave_soon()
                     consumer.close()
             finally:
                 if self._transactions is not None:
@@ -233,6 +238,10 @@ class ConsumerThread:
                     self._let_go()
                     del consumer
                 self._tell(self._feed.ended)
+
+    def _leave_soon(self) -> None:
+        if self._transactions is not None:
+            self._transactions.leave_soon()
 
     def _let_go(self) -> None:
         """Know the consumer no more."""
@@ -291,11 +300,12 @@ class ConsumerThread:
 
     def _asked(self, question: Callable[..., Any], *args: Any, within: float = LOOK_S) -> Any:
         """Ask the cluster, again where it does not know yet: a new topic has no leader at first."""
-        until = time.monotonic() + within
+        until, seconds = time.monotonic() + within, ASK_S
         while True:
             try:
-                return question(*args, timeout=ASK_S)
+                return question(*args, timeout=seconds)
             except KafkaException as exc:
+                seconds = min(longer(seconds, exc.args[0]), LONGEST_ASK_S)
                 if not may_pass(exc.args[0]) or time.monotonic() > until or self._is_ending:
                     raise
                 time.sleep(HEAR_S)

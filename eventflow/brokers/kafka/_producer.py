@@ -1,9 +1,16 @@
-"""The producer of the client library, and the thread that hears what became of its records."""
+"""The producer of the client library, and who hears what became of its records.
+
+The library tells it to whoever asks. That is a thread, which can wait, as long as little is
+published. Where much is, the event loop asks by itself, once in each of its turns, and the thread
+stands back: it would need the interpreter's lock for each single record, and get it only when the
+loop has nothing to do, or after 5 ms.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ("Call", "ProducerThread", "Trust")
 
 POLL_S = 0.1
+ASIDE_S = 1.0
+"""Seconds that the thread leaves the asking to an event loop that does not say it is done."""
 FLUSH_S = 2.0
 """Seconds that a close waits for what is on its way; the rest is refused."""
 PURGE_S = 1.0
@@ -147,18 +156,30 @@ class ProducerThread:
 
     Attributes:
         loop: The event loop.
-        outbox: Calls that the thread has heard the end of and not told yet.
+        outbox: Calls whose end was heard of, and that do not know it yet.
         room: Those who wait for the library's queue to have room.
         is_sound: Whether the library has not given up for good; else another one is needed.
         trust: What its client has heard.
     """
 
-    def __init__(self, client: Producer, trust: Trust, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        client: Producer,
+        trust: Trust,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        may_block: bool = False,
+    ) -> None:
         self.room = Waiters()
         self.is_sound = True
         self.trust = trust
         self.loop = loop
-        self.outbox: list[Call] = []
+        self.outbox: deque[Call] = deque()
+        self._may_block = may_block
+        self._has_sent = False
+        self._is_asking = False
+        self._turn = threading.Event()
+        self._is_given_up = False
         self._is_ending = False
         self._abandoning: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] = loop.create_future()
@@ -185,6 +206,7 @@ class ProducerThread:
         """
         produce, messages = self._producer.produce, call.messages
         self._calls[call] = None
+        self._has_sent = True
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         try:
@@ -242,6 +264,7 @@ class ProducerThread:
         """
         if not (self._is_ending or self._over.done()):
             self._is_ending = True
+            self._turn.set()
             self._abandoning = self.loop.call_later(END_S, self._ended)
         return self._over
 
@@ -250,11 +273,15 @@ class ProducerThread:
     def _run(self) -> None:
         producer, patience = self._producer, FLUSH_S
         try:
-            while not self._is_ending:
+            while not (self._is_ending or self._is_given_up):
                 producer.poll(POLL_S)
-                self._hand_over()
+                if self.outbox:
+                    self._turn.clear()
+                    self._tell(self._report)
+                    self._turn.wait(ASIDE_S)
         except KafkaException:
-            # It has given up for good: what it has not told yet comes with the purge.
+            self._is_given_up = True
+        if self._is_given_up:  # what it has not told yet comes with the purge
             patience = 0.0
             self._tell(self._give_up)
         try:
@@ -264,15 +291,9 @@ class ProducerThread:
         except KafkaException:
             pass  # the same one, again; whatever was not heard of is unknown
         finally:
-            self._hand_over()
+            self._tell(self._end, self.outbox)
             producer.close()
             self._tell(self._ended)
-
-    def _hand_over(self) -> None:
-        if self.outbox:
-            heard, self.outbox = self.outbox, []
-            heard.reverse()
-            self._tell(self._report, heard)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         try:
@@ -285,21 +306,44 @@ class ProducerThread:
     def _give_up(self) -> None:
         self.is_sound = False
 
-    def _report(self, heard: list[Call]) -> None:
-        """End calls, from the end of the list, each forgotten before the next begins.
+    def _report(self) -> None:
+        """End calls, and ask for more as long as there is anything to do; then the thread does."""
+        self._has_sent = False
+        is_busy = bool(self.outbox)
+        self._end(self.outbox)
+        if self._may_block or self._is_ending or not (is_busy or self._has_sent):
+            self._turn.set()
+        elif not self._is_asking:
+            self._is_asking = True
+            self.loop.call_soon(self._ask)
+
+    def _ask(self) -> None:
+        self._is_asking = False
+        try:
+            self._producer.poll(0)
+        except KafkaException:
+            self._is_given_up = True  # the thread ends it
+            self._turn.set()
+        except RuntimeError:
+            pass  # closed meanwhile
+        else:
+            self._report()
+
+    def _end(self, heard: deque[Call]) -> None:
+        """End calls, each forgotten before the next begins.
 
         Whoever is woken may begin another one at once; a collector has fewer to visit.
         """
         calls = self._calls
         try:
             while heard:
-                call = heard.pop()
+                call = heard.popleft()
                 calls.pop(call, None)
                 if call.has_failed and any(e and e.fatal() for e in call.verdicts.values()):
                     self.is_sound = False
                 call.end()
         except BaseException:  # of a task that ends the program: others have their ends yet
-            self.loop.call_soon(self._report, heard)
+            self.loop.call_soon(self._end, heard)
             raise
         if self.room:
             self.room.wake_all()
@@ -308,8 +352,7 @@ class ProducerThread:
         """Of these nothing more will be heard, or not in time."""
         for call in calls:
             call.has_failed = True
-        calls.reverse()
-        self._report(calls)
+        self._end(deque(calls))
 
     def _ended(self) -> None:
         """It is closed, or was abandoned: what it has not told it will not tell."""

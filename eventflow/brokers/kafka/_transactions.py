@@ -94,6 +94,8 @@ class Transactions:
         self._company: float = inf
         self._narrow_for = 0
         self._is_over = False  # nobody knows what the last one has told as done
+        self._is_leaving = False
+        self._last_word: Any = None
         self._refused: list[Refused] = []
 
     def open(self) -> None:
@@ -152,6 +154,17 @@ class Transactions:
         self._end(producer)
         return None
 
+    def leave_soon(self) -> None:
+        """The consumer is going to leave its group: ask no more who we are.
+
+        The thread of librdkafka that would answer may end before it does (2.16 drops the question),
+        and whoever asks then waits for ever, with the interpreter's lock in its hands. What it said
+        before the end holds: the group refuses it where somebody else has our partitions.
+        """
+        if not self._is_leaving:
+            self._last_word = self._who_we_are()
+            self._is_leaving = True
+
     def look(self) -> None:
         """Let the library do what it has to once in a while, such as asking for a new token."""
         if self._producer is not None:
@@ -190,10 +203,12 @@ class Transactions:
 
         Brokers before 4.0 let nobody in particular commit, in a transaction, what others have.
         """
+        if self._is_leaving:
+            return self._last_word
         member = self._consumer.memberid()
         try:
             who = self._consumer.consumer_group_metadata()
-        except RuntimeError:  # the library has left the group, in the midst of the consumer's close
+        except RuntimeError:  # the library has left the group
             return None
         return who if member and self._consumer.memberid() == member else None
 

@@ -217,7 +217,9 @@ class KafkaBroker(Broker):
                     client = await in_thread(make, within=TOKEN_S)
             else:
                 client = make()
-            return ProducerThread(client, trust, asyncio.get_running_loop())
+            return ProducerThread(
+                client, trust, asyncio.get_running_loop(), may_block=settings.makes_tokens
+            )
         except KafkaException as exc:
             error = exc.args[0]
         except TimeoutError:

@@ -193,6 +193,29 @@ def test_a_consumer_that_is_being_closed(fake: type[FakeProducer]) -> None:
     assert "begin" not in fake.made[0].said
 
 
+def test_a_consumer_that_is_going_to_be_closed(fake: type[FakeProducer]) -> None:
+    """It is asked who it is before that, and never again: the question may have no end then."""
+    asked: list[str] = []
+
+    class Leaving(FakeConsumer):
+        def memberid(self) -> str | None:
+            asked.append("memberid")
+            return super().memberid()
+
+        def consumer_group_metadata(self) -> bytes:
+            asked.append("metadata")
+            return super().consumer_group_metadata()
+
+    made = transactions(consumer=Leaving())
+    made.leave_soon()
+    assert asked
+    before = [*asked]
+    made.leave_soon()
+    assert made.commit(parts(FakeDelivery("a", b"1"))) is None
+    assert asked == before
+    assert "begin" in fake.made[0].said
+
+
 def test_the_group_refuses(fake: type[FakeProducer]) -> None:
     """It is taken back, and nobody is to blame; the producer goes on."""
     made = transactions()

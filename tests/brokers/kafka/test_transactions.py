@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,29 +78,35 @@ async def publish_until(broker: KafkaBroker, topic: str, ended: Coroutine[Any, A
 async def process(
     kafka: Kafka, group: str, topic: str, window: str = "", what: int = 0
 ) -> AsyncGenerator[Any]:
-    """Another process that works on the topic; killed in the end, if it is there still."""
+    """Another process that works on the topic; in the end, if it is there still, it is killed.
+
+    One that is found so by a failure says first where it stands.
+    """
     program = [sys.executable, "-m", "tests.brokers.kafka.transactional"]
-    made = await asyncio.create_subprocess_exec(
-        *program,
-        kafka.address,
-        group,
-        topic,
-        window,
-        str(int(what)),
-        stdin=-1,
-        stdout=-1,
-        stderr=-3,
-        cwd=ROOT,
-    )
-    try:
-        assert made.stdout is not None
-        async with asyncio.timeout(60):
-            assert await made.stdout.readline() == b"running\n"
-        yield made
-    finally:
-        if made.returncode is None:
-            made.kill()
-            await made.wait()
+    given = (kafka.address, group, topic, window, str(int(what)))
+    with tempfile.TemporaryFile() as said:
+        made = await asyncio.create_subprocess_exec(
+            *program, *given, stdin=-1, stdout=-1, stderr=said, cwd=ROOT
+        )
+        try:
+            assert made.stdout is not None
+            async with asyncio.timeout(60):
+                assert await made.stdout.readline() == b"running\n"
+            yield made
+        except BaseException:
+            if made.returncode is None:
+                for number in (signal.SIGCONT, signal.SIGABRT):
+                    made.send_signal(number)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        await made.wait()
+            said.seek(0)
+            print(said.read().decode(errors="replace")[-20_000:], file=sys.stderr)
+            raise
+        finally:
+            if made.returncode is None:
+                made.kill()
+                await made.wait()
 
 
 @asynccontextmanager

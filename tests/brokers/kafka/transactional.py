@@ -8,6 +8,7 @@ after they have published; those that end in 7 are dead letters. Ends when its i
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
@@ -111,6 +112,7 @@ async def main(address: str, group: str, topic: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     *where, window, number = sys.argv[1:]
     _settings.TRANSACTION_MS = TRANSACTION_MS
     if window:

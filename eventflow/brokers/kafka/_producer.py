@@ -1,9 +1,8 @@
-"""The producer of the client library, and who hears what became of its records.
+"""The producer of the client library, and how the event loop hears what became of its records.
 
-The library tells it to whoever asks. That is a thread, which can wait, as long as little is
-published. Where much is, the event loop asks by itself, once in each of its turns, and the thread
-stands back: it would need the interpreter's lock for each single record, and get it only when the
-loop has nothing to do, or after 5 ms.
+The library tells it to whoever asks. The event loop does so by itself: a thread that waited for it
+would need the interpreter's lock for each single record, and beside a loop that is never idle it
+may not get it for seconds (a loop that turns within 5 ms starts the wait for it anew each time).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     Step = tuple[str, int]
     Extra = tuple[bytes | None, Headers, Step | None]
 
-__all__ = ("Call", "ProducerThread", "Trust")
+__all__ = ("Call", "Sender", "Trust")
 
-POLL_S = 0.1
-ASIDE_S = 1.0
-"""Seconds that the thread leaves the asking to an event loop that does not say it is done."""
+ASK_S = 0.001
+"""Seconds until the library is asked again, where there is something to hear.
+
+Later where it has had no news for a while: whatever comes is heard a tenth later at most."""
+LONGEST_ASK_S = 0.05
+SPIN_S = 0.001
+"""Seconds after any news in which the library is asked at each turn of the loop."""
+IDLE_S = 0.1
+"""The same where nothing is on its way; also what is wrong with a connection is heard so."""
 FLUSH_S = 2.0
 """Seconds that a close waits for what is on its way; the rest is refused."""
 PURGE_S = 1.0
@@ -59,7 +65,7 @@ class Call:
 
     __slots__ = (
         "_left",
-        "_thread",
+        "_sender",
         "ended",
         "has_failed",
         "messages",
@@ -70,9 +76,9 @@ class Call:
     )
 
     def __init__(
-        self, thread: ProducerThread, topic: str, messages: Sequence[Message], until: float
+        self, sender: Sender, topic: str, messages: Sequence[Message], until: float
     ) -> None:
-        self._thread = thread
+        self._sender = sender
         self.topic = topic
         self.messages = messages
         self.until = until
@@ -80,16 +86,16 @@ class Call:
         self.sent = 0
         self._left = len(messages)
         self.has_failed = False
-        self.ended: asyncio.Future[None] = asyncio.Future(loop=thread.loop)
+        self.ended: asyncio.Future[None] = asyncio.Future(loop=sender.loop)
 
-    # In the library's thread
+    # Where the library is asked
 
     def heard(self, error: KafkaError | None, _: object) -> None:
         """The library's callback, for the only message."""
         if error is not None:
             self.verdicts[0] = error
             self.has_failed = True
-        self._thread.outbox.append(self)
+        self._sender.outbox.append(self)
 
     def heard_of(self, at: int, error: KafkaError | None, _: object) -> None:
         """The same for one of several."""
@@ -98,7 +104,7 @@ class Call:
             self.has_failed = True
         self._left -= 1
         if not self._left:
-            self._thread.outbox.append(self)
+            self._sender.outbox.append(self)
 
     # On the event loop
 
@@ -151,8 +157,15 @@ class Trust:
         return next(iter(self._refused.values()))
 
 
-class ProducerThread:
-    """Sends records, and tells the event loop of their end, many at a time.
+class Sender:
+    """Sends records, and ends the calls of whoever waits for them, many at a time.
+
+    Args:
+        client: The library's.
+        trust: What it has heard.
+        loop: The event loop.
+        may_block: Whether asking the library may call what blocks, as a function for tokens may: a
+            thread does it then.
 
     Attributes:
         loop: The event loop.
@@ -176,18 +189,23 @@ class ProducerThread:
         self.loop = loop
         self.outbox: deque[Call] = deque()
         self._may_block = may_block
-        self._has_sent = False
-        self._is_asking = False
-        self._turn = threading.Event()
-        self._is_given_up = False
-        self._is_ending = False
+        self._is_ending = self._is_purged = self._is_closing = False
+        self._until = inf  # what is on its way is waited for
         self._abandoning: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] = loop.create_future()
         self._calls: dict[Call, None] = {}  # that have not ended, oldest first
         self._sweeper: asyncio.TimerHandle | None = None
         self._producer = client
-        self._thread = threading.Thread(target=self._run, name="eventflow:kafka", daemon=True)
-        self._thread.start()
+        self._news = loop.time()  # when there was any
+        self._wait = 0.0  # until the library is asked again
+        self._asking: asyncio.Handle | None = None
+        if may_block:
+            self._start(self._poll)
+        else:
+            self._ask_in(IDLE_S)
+
+    def _start(self, function: Callable[[], None]) -> None:
+        threading.Thread(target=function, name="eventflow:kafka", daemon=True).start()
 
     # On the event loop
 
@@ -206,7 +224,8 @@ class ProducerThread:
         """
         produce, messages = self._producer.produce, call.messages
         self._calls[call] = None
-        self._has_sent = True
+        if self._wait > ASK_S:
+            self._ask_in(ASK_S)
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         try:
@@ -229,7 +248,12 @@ class ProducerThread:
             raise
 
     def _sweep(self) -> None:
-        """End the calls whose time is over."""
+        """End the calls whose time is over, and of which nothing was heard."""
+        try:
+            self._hear()
+        except BaseException:
+            self._sweeper = self.loop.call_later(0, self._sweep)
+            raise
         now, late = self.loop.time(), list[Call]()
         while self._calls and (oldest := next(iter(self._calls))).until <= now:
             del self._calls[oldest]
@@ -264,26 +288,83 @@ class ProducerThread:
         """
         if not (self._is_ending or self._over.done()):
             self._is_ending = True
-            self._turn.set()
+            self._until = min(self._until, self.loop.time() + FLUSH_S)
             self._abandoning = self.loop.call_later(END_S, self._ended)
+            if not self._may_block:
+                self._ask_in(0)
         return self._over
 
-    # In the thread
+    def _ask_in(self, seconds: float) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        self._wait = seconds
+        if seconds:
+            self._asking = self.loop.call_later(seconds, self._ask)
+        else:
+            self._asking = self.loop.call_soon(self._ask)
 
-    def _run(self) -> None:
+    def _ask(self) -> None:
+        """Ask the library, and again as long as it may have anything to say."""
+        try:
+            has_heard, now = self._hear(), self.loop.time()
+        except BaseException:
+            self._ask_in(0)
+            raise
+        if has_heard:
+            self._news = now
+        if self._has_said_all(now):
+            self._close_soon()
+        elif has_heard or (now - self._news < SPIN_S and self._calls):
+            self._ask_in(0)
+        elif self._calls or self._until < inf:
+            self._ask_in(min(max(ASK_S, (now - self._news) / 10), LONGEST_ASK_S))
+        else:
+            self._news = now
+            self._ask_in(IDLE_S)
+
+    def _hear(self) -> bool:
+        """End the calls of which the library says something. Whether it did."""
+        if self._may_block or self._is_closing:
+            return False
+        try:
+            self._producer.poll(0)
+        except KafkaException:  # it has given up for good
+            self.is_sound = False
+            self._until = 0.0
+        return self._end(self.outbox)
+
+    def _has_said_all(self, now: float) -> bool:
+        """Whether it is the end; what is not stored by then is taken back, and heard of."""
+        if self._until == inf:
+            return False
+        if not len(self._producer):
+            return True
+        if now < self._until:
+            return False
+        if not self._is_purged:
+            self._is_purged = True
+            self._until = now + PURGE_S
+            self._producer.purge()
+            return False
+        return True
+
+    def _close_soon(self) -> None:
+        """Close the client in a thread: that may wait for a broker that is away."""
+        if not (self._is_closing or self._may_block):
+            self._is_closing = True
+            self._start(self._close)
+
+    # In a thread
+
+    def _poll(self) -> None:
         producer, patience = self._producer, FLUSH_S
         try:
-            while not (self._is_ending or self._is_given_up):
-                producer.poll(POLL_S)
+            while not self._is_ending:
+                producer.poll(IDLE_S)
                 if self.outbox:
-                    self._turn.clear()
-                    self._tell(self._report)
-                    self._turn.wait(ASIDE_S)
-        except KafkaException:
-            self._is_given_up = True
-        if self._is_given_up:  # what it has not told yet comes with the purge
-            patience = 0.0
-            self._tell(self._give_up)
+                    self._tell(self._end, self.outbox)
+        except KafkaException:  # what it has not told yet comes with the purge
+            self.is_sound, patience = False, 0.0
         try:
             producer.flush(patience)
             producer.purge()
@@ -292,7 +373,12 @@ class ProducerThread:
             pass  # the same one, again; whatever was not heard of is unknown
         finally:
             self._tell(self._end, self.outbox)
-            producer.close()
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            self._producer.close()
+        finally:
             self._tell(self._ended)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
@@ -303,38 +389,12 @@ class ProducerThread:
 
     # On the event loop again
 
-    def _give_up(self) -> None:
-        self.is_sound = False
-
-    def _report(self) -> None:
-        """End calls, and ask for more as long as there is anything to do; then the thread does."""
-        self._has_sent = False
-        is_busy = bool(self.outbox)
-        self._end(self.outbox)
-        if self._may_block or self._is_ending or not (is_busy or self._has_sent):
-            self._turn.set()
-        elif not self._is_asking:
-            self._is_asking = True
-            self.loop.call_soon(self._ask)
-
-    def _ask(self) -> None:
-        self._is_asking = False
-        try:
-            self._producer.poll(0)
-        except KafkaException:
-            self._is_given_up = True  # the thread ends it
-            self._turn.set()
-        except RuntimeError:
-            pass  # closed meanwhile
-        else:
-            self._report()
-
-    def _end(self, heard: deque[Call]) -> None:
-        """End calls, each forgotten before the next begins.
+    def _end(self, heard: deque[Call]) -> bool:
+        """End calls, each forgotten before the next begins. Whether there were any.
 
         Whoever is woken may begin another one at once; a collector has fewer to visit.
         """
-        calls = self._calls
+        calls, has_some = self._calls, bool(heard)
         try:
             while heard:
                 call = heard.popleft()
@@ -347,6 +407,7 @@ class ProducerThread:
             raise
         if self.room:
             self.room.wake_all()
+        return has_some
 
     def _expire(self, calls: list[Call]) -> None:
         """Of these nothing more will be heard, or not in time."""
@@ -356,10 +417,11 @@ class ProducerThread:
 
     def _ended(self) -> None:
         """It is closed, or was abandoned: what it has not told it will not tell."""
-        for timer in (self._abandoning, self._sweeper):
+        for timer in (self._abandoning, self._sweeper, self._asking):
             if timer is not None:
                 timer.cancel()
         self._sweeper = None
+        self._close_soon()
         if not self._over.done():
             self._over.set_result(None)
         self.room.wake_all()

@@ -22,8 +22,9 @@ from eventflow.brokers.kafka._errors import (
     unreachable,
 )
 from eventflow.brokers.kafka._forwarder import Forwarder
+from eventflow.brokers.kafka._giving_way import GivingWay
 from eventflow.brokers.kafka._ladder import DELAYS, STEPS, is_ladder
-from eventflow.brokers.kafka._producer import ProducerThread, Trust
+from eventflow.brokers.kafka._producer import Sender, Trust
 from eventflow.brokers.kafka._settings import HEADROOM, Settings, check_topic, from_dsn
 from eventflow.brokers.kafka.publisher import KafkaPublisher
 from eventflow.brokers.kafka.subscriber import KafkaSubscriber
@@ -133,7 +134,7 @@ class KafkaBroker(Broker):
         self.feeds: dict[tuple[str, ...], Feed] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._forwarder: Forwarder | None = None
-        self._producer: ProducerThread | None = None
+        self._producer: Sender | None = None
         self._is_entering = False
         self._renewing = asyncio.Lock()
 
@@ -187,6 +188,7 @@ class KafkaBroker(Broker):
             raise BrokerError(f"{self!r} is open already")
         self._is_entering = True
         self.loop = asyncio.get_running_loop()
+        self._giving_way = GivingWay(self.loop)
         try:
             await self._ends()
             producer = self._producer = await self._new_producer()
@@ -196,6 +198,9 @@ class KafkaBroker(Broker):
                 self._producer = None
                 await asyncio.shield(self.ends(producer.end()))
                 raise
+        except BaseException:
+            self._giving_way.end()
+            raise
         finally:
             self._is_entering = False
         self._settings.warn()
@@ -204,7 +209,7 @@ class KafkaBroker(Broker):
             self._forwarder = Forwarder(self)
         return self
 
-    async def _new_producer(self) -> ProducerThread:
+    async def _new_producer(self) -> Sender:
         settings, trust = self._settings, Trust(self._settings.hosts)
 
         def make(_: float = 0) -> Producer:  # its own frame, as the configuration has secrets
@@ -217,7 +222,7 @@ class KafkaBroker(Broker):
                     client = await in_thread(make, within=TOKEN_S)
             else:
                 client = make()
-            return ProducerThread(
+            return Sender(
                 client, trust, asyncio.get_running_loop(), may_block=settings.makes_tokens
             )
         except KafkaException as exc:
@@ -255,7 +260,10 @@ class KafkaBroker(Broker):
             producer, self._producer = self._producer, None
             if producer is not None:
                 self.ends(producer.end())
-        await self._ends()
+        try:
+            await self._ends()
+        finally:
+            self._giving_way.end()
 
     # For what was made of it
 
@@ -264,18 +272,18 @@ class KafkaBroker(Broker):
         if not self.is_open:
             raise BrokerClosedError(f"{self!r} is not open: use it inside `async with broker:`")
 
-    def sound_producer(self) -> ProducerThread | None:
+    def sound_producer(self) -> Sender | None:
         """The producer; ``None`` where it has given up, or the broker is closed."""
         producer = self._producer
         return producer if self.is_open and producer is not None and producer.is_sound else None
 
     @property
-    def last_producer(self) -> ProducerThread | None:
+    def last_producer(self) -> Sender | None:
         """The same, also while the broker is being closed."""
         producer = self._producer
         return producer if producer is not None and producer.is_sound else None
 
-    async def producer(self) -> ProducerThread:
+    async def producer(self) -> Sender:
         """The producer; another one where the last one has given up.
 
         Raises:
@@ -292,7 +300,7 @@ class KafkaBroker(Broker):
         assert self._producer is not None
         return self._producer
 
-    async def _renew(self, broken: ProducerThread) -> None:
+    async def _renew(self, broken: Sender) -> None:
         if self._producer is not broken:
             return  # somebody was faster, or has closed the broker
         producer = await self._new_producer()
@@ -349,7 +357,7 @@ class KafkaBroker(Broker):
                 f"{max(limit - HEADROOM, 1)}"
             )
 
-    async def _look(self, producer: ProducerThread, topic: str | None, within: float) -> Any:
+    async def _look(self, producer: Sender, topic: str | None, within: float) -> Any:
         try:
             return await self._ask(lambda seconds: producer.look(topic, seconds), within)
         except RuntimeError:

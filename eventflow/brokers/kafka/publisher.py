@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from eventflow.brokers.kafka._producer import Extra, ProducerThread, Step
+    from eventflow.brokers.kafka._producer import Extra, Sender, Step
     from eventflow.brokers.kafka._progress import Note
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.brokers.kafka.broker import KafkaBroker
@@ -133,9 +133,7 @@ class KafkaPublisher:
         """What became of a call that has ended; ``None`` if all of it is stored."""
         return self._error(call) if call.has_failed else None
 
-    async def _send_rest(
-        self, producer: ProducerThread, call: Call, extras: Sequence[Extra]
-    ) -> None:
+    async def _send_rest(self, producer: Sender, call: Call, extras: Sequence[Extra]) -> None:
         """Send what the library had no room for, as it has."""
         loop = self._broker.loop
         while not self._send(producer, call, extras):
@@ -143,7 +141,7 @@ class KafkaPublisher:
                 raise self._no_room(call)
             await producer.room.wait(min(call.until, loop.time() + ROOM_S))
 
-    def _send(self, producer: ProducerThread, call: Call, extras: Sequence[Extra]) -> bool:
+    def _send(self, producer: Sender, call: Call, extras: Sequence[Extra]) -> bool:
         """Hand the rest of a call to the library. Whether it had room for all."""
         try:
             producer.send(call, extras)

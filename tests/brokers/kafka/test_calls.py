@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
 
 from eventflow.brokers.kafka import _producer
-from eventflow.brokers.kafka._producer import Call, ProducerThread, Trust
+from eventflow.brokers.kafka._producer import Call, Sender, Trust
 from eventflow.messaging import Message
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ class FakeClient:
 
     def __init__(self) -> None:
         self._sent: list[Callable[[Any, Any], None]] = []
-        self._told = threading.Event()
+        self._told = False
         self._is_closed = False
 
     def produce(self, *_: object, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
@@ -32,11 +31,14 @@ class FakeClient:
 
     def tell(self) -> None:
         """Everything is stored."""
-        self._told.set()
+        self._told = True
+
+    def __len__(self) -> int:
+        return 0
 
     def poll(self, _: float) -> None:
-        if self._told.wait(0.001):
-            self._told.clear()
+        if self._told:
+            self._told = False
             sent, self._sent = self._sent, []
             for heard in sent:
                 heard(None, None)
@@ -57,38 +59,38 @@ def client() -> FakeClient:
 
 
 @pytest.fixture
-async def thread(client: FakeClient) -> AsyncGenerator[ProducerThread]:
+async def sender(client: FakeClient) -> AsyncGenerator[Sender]:
     found = made(client)
     yield found
     await found.end()
 
 
-def made(client: FakeClient) -> ProducerThread:
+def made(client: FakeClient) -> Sender:
     library: Any = client
-    return ProducerThread(library, Trust(["h"]), asyncio.get_running_loop())
+    return Sender(library, Trust(["h"]), asyncio.get_running_loop())
 
 
-async def publish(thread: ProducerThread, *, within: float = 30.0) -> Call:
+async def publish(sender: Sender, *, within: float = 30.0) -> Call:
     """What a publisher does, once it has checked everything."""
-    call = Call(thread, "t", [Message(b"x")], thread.loop.time() + within)
-    thread.send(call, [(None, [], None)])
+    call = Call(sender, "t", [Message(b"x")], sender.loop.time() + within)
+    sender.send(call, [(None, [], None)])
     await call.ended
     return call
 
 
-async def test_it_goes_on_when_it_is_told(thread: ProducerThread, client: FakeClient) -> None:
+async def test_it_goes_on_when_it_is_told(sender: Sender, client: FakeClient) -> None:
     """All that were sent, each with its own end."""
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-        calls = [group.create_task(publish(thread)) for _ in range(100)]
+        calls = [group.create_task(publish(sender)) for _ in range(100)]
         await asyncio.sleep(0)
         client.tell()
     assert not any(call.result().has_failed for call in calls)
 
 
-async def test_who_looks_on_is_told_too(thread: ProducerThread, client: FakeClient) -> None:
+async def test_who_looks_on_is_told_too(sender: Sender, client: FakeClient) -> None:
     """As tools do that watch what a task waits for."""
-    call = Call(thread, "t", [Message(b"x")], thread.loop.time() + 30.0)
-    thread.send(call, [(None, [], None)])
+    call = Call(sender, "t", [Message(b"x")], sender.loop.time() + 30.0)
+    sender.send(call, [(None, [], None)])
     told: list[object] = []
     call.ended.add_done_callback(told.append)
 
@@ -102,10 +104,10 @@ async def test_who_looks_on_is_told_too(thread: ProducerThread, client: FakeClie
     assert told == [call.ended]
 
 
-async def test_who_is_cancelled_is_told_by_whom(thread: ProducerThread) -> None:
+async def test_who_is_cancelled_is_told_by_whom(sender: Sender) -> None:
     """The message of a cancellation comes along, as from a future; without one there is none."""
     for given, args in ((("by us",), ("by us",)), ((), ())):
-        task = asyncio.create_task(publish(thread))
+        task = asyncio.create_task(publish(sender))
         await asyncio.sleep(0)
         assert task.cancel(*given)
         with pytest.raises(asyncio.CancelledError) as caught:
@@ -114,20 +116,20 @@ async def test_who_is_cancelled_is_told_by_whom(thread: ProducerThread) -> None:
 
 
 @pytest.mark.parametrize("shape", ["move_on_after", "fail_after", "task group"])
-async def test_scopes_of_anyio_catch_their_own(thread: ProducerThread, shape: str) -> None:
+async def test_scopes_of_anyio_catch_their_own(sender: Sender, shape: str) -> None:
     """They know their cancellation by its message, and nothing of it is left."""
     async with asyncio.timeout(5):
         if shape == "move_on_after":
             with anyio.move_on_after(0.01) as scope:
-                await publish(thread)
+                await publish(sender)
             assert scope.cancelled_caught
         elif shape == "fail_after":
             with pytest.raises(TimeoutError), anyio.fail_after(0.01):
-                await publish(thread)
+                await publish(sender)
         else:
             async with anyio.create_task_group() as group:
                 for _ in range(3):
-                    group.start_soon(publish, thread)
+                    group.start_soon(publish, sender)
                 await asyncio.sleep(0)
                 group.cancel_scope.cancel()
             assert group.cancel_scope.cancelled_caught
@@ -137,14 +139,14 @@ async def test_scopes_of_anyio_catch_their_own(thread: ProducerThread, shape: st
 
 
 async def test_who_publishes_again_as_its_time_is_over(
-    thread: ProducerThread, monkeypatch: pytest.MonkeyPatch
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What looks for calls whose time is over is one timer, however many are begun from it."""
     monkeypatch.setattr(_producer, "SWEEP_S", 0.005)
-    looks, kind = [0], cast("Any", ProducerThread)
+    looks, kind = [0], cast("Any", Sender)
     look = kind._sweep
 
-    def counted(self: ProducerThread) -> None:
+    def counted(self: Sender) -> None:
         looks[0] += 1
         look(self)
 
@@ -152,7 +154,7 @@ async def test_who_publishes_again_as_its_time_is_over(
     async with asyncio.timeout(10):
         for _ in range(10):
             # Over by the first look at it.
-            assert (await publish(thread, within=0.001)).has_failed
+            assert (await publish(sender, within=0.001)).has_failed
     assert looks == [10]
 
 
@@ -163,34 +165,34 @@ def test_a_task_that_ends_the_program(
     """Others have their ends all the same, should the loop go on, and the client is closed."""
     monkeypatch.setattr(_producer, "SWEEP_S", 0.005)
 
-    async def begin() -> tuple[ProducerThread, list[asyncio.Task[Any]]]:
-        thread, within = made(client), 0.001 if end == "late" else 30.0
+    async def begin() -> tuple[Sender, list[asyncio.Task[Any]]]:
+        sender, within = made(client), 0.001 if end == "late" else 30.0
 
         async def leave() -> None:
-            await publish(thread, within=within)
+            await publish(sender, within=within)
             raise SystemExit
 
         leaving = asyncio.create_task(leave())
-        others = [asyncio.create_task(publish(thread, within=within)) for _ in range(3)]
+        others = [asyncio.create_task(publish(sender, within=within)) for _ in range(3)]
         await asyncio.sleep(0)
-        return thread, [leaving, *others]
+        return sender, [leaving, *others]
 
-    async def go_on(thread: ProducerThread, tasks: list[asyncio.Task[Any]]) -> None:
+    async def go_on(sender: Sender, tasks: list[asyncio.Task[Any]]) -> None:
         if end == "told":
             client.tell()
         elif end == "closed":
-            await thread.end()
+            await sender.end()
         await asyncio.wait(tasks)
 
-    async def others_end(thread: ProducerThread, tasks: list[asyncio.Task[Any]]) -> None:
+    async def others_end(sender: Sender, tasks: list[asyncio.Task[Any]]) -> None:
         async with asyncio.timeout(5):
             calls = await asyncio.gather(*tasks[1:])
             assert [call.has_failed for call in calls] == [end != "told"] * 3
-            await thread.end()
+            await sender.end()
 
     with asyncio.Runner() as runner:
-        thread, tasks = runner.run(begin())
+        sender, tasks = runner.run(begin())
         with pytest.raises(SystemExit):
-            runner.run(go_on(thread, tasks))
+            runner.run(go_on(sender, tasks))
         assert isinstance(tasks[0].exception(), SystemExit)
-        runner.run(others_end(thread, tasks))
+        runner.run(others_end(sender, tasks))

@@ -49,7 +49,7 @@ class FakeLoop:
 
 
 @pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> FakeLoop:
+def loop(monkeypatch: pytest.MonkeyPatch) -> Any:
     loop: Any = FakeLoop()
     monkeypatch.setattr(_giving_way, "time", loop)
     return loop

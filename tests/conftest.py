@@ -41,7 +41,15 @@ def _is_of(item: pytest.Item, marker: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Generator[RabbitMQ]:
+def ahead(request: pytest.FixtureRequest) -> None:
+    """What takes long to bring is begun with, beside the first tests that wait for a server."""
+    from tests.servers.ahead import bring
+
+    bring(request.session.items)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(ahead: None, tmp_path_factory: pytest.TempPathFactory) -> Generator[RabbitMQ]:
     """One RabbitMQ for a whole run, with nothing in it; started when the first test needs it.
 
     Or the one that ``EVENTFLOW_TEST_RABBITMQ`` names. Tests that stop it are left out then.
@@ -71,7 +79,7 @@ def can_run_kafka() -> None:
 
 @pytest.fixture(scope="session")
 def kafka(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ahead: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[Kafka]:
     """One Kafka for a whole run, with nothing in it; started when the first test needs it.
 

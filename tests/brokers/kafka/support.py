@@ -71,10 +71,16 @@ async def until(condition: Callable[[], bool], what: str, *, within: float = 30)
 
 
 def _consumer(kafka: Kafka, group: str) -> Consumer:
-    settings: dict[str, Any] = {"bootstrap.servers": kafka.address, "logger": log}
-    return Consumer(
-        settings | {"group.id": group, "enable.auto.commit": False, "enable.partition.eof": True}
-    )
+    settings: dict[str, Any] = {
+        "bootstrap.servers": kafka.address,
+        "logger": log,
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        # The end is told with an answer, which comes so late where there is nothing.
+        "fetch.wait.max.ms": 10,
+    }
+    return Consumer(settings)
 
 
 def records(kafka: Kafka, topic: str, *, partitions: int = 4) -> list[Any]:

@@ -62,10 +62,10 @@ async def no_lag(subscriber: Subscriber, topic: str) -> None:
 async def test_a_handler_longer_than_the_longest_poll(kafka: Kafka, topic: str) -> None:
     """With ``max.poll.interval.ms`` of 6 s a message is held for 20: nobody else gets it.
 
-    4 and 6 in a short run. Meanwhile more messages wait than there is room for, so that partitions
-    are paused.
+    2.5 and 4 in a short run. Meanwhile more messages wait than there is room for, so that
+    partitions are paused.
     """
-    longest, seconds = (6_000, 20) if STRESS else (4_000, 6)
+    longest, seconds = (6_000, 20) if STRESS else (2_500, 4)
     options = {"properties": {"max.poll.interval.ms": longest}}
     count = 3_000
     async with broker_at(kafka.address, **options) as one, broker_at(kafka.address) as other:
@@ -151,7 +151,7 @@ async def test_a_partition_that_is_new(
 @pytest.mark.stress
 async def test_a_broker_that_stands_still(kafka: Kafka, topic: str) -> None:
     """Frozen for longer than the session (45 s in a stress run): nothing lost, and it goes on."""
-    seconds = 45 if STRESS else 4
+    seconds = 45 if STRESS else 3
     async with broker_at(kafka.address) as broker:
         publisher = broker.publisher()
         messages = [Message(str(n).encode()) for n in range(400)]

@@ -17,7 +17,7 @@ import pytest
 from eventflow.brokers.kafka import KafkaBroker, OAuthBearer, Sasl, Tls, Token
 from eventflow.errors import BrokerAuthenticationError, BrokerConnectionError, BrokerError
 from eventflow.messaging import Message, connect
-from tests.brokers.kafka.support import side_by_side
+from tests.brokers.kafka.support import broker_at, side_by_side
 from tests.servers.certificates import PASSWORD
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def test_who_may_come_in(secure_kafka: SecureKafka, caplog: pytest.LogCapt
             gap = max(gap, loop.time() - before)
 
     async def comes_in(who: str) -> None:
-        async with asyncio.timeout(60), KafkaBroker(**COMERS[who](secure_kafka)) as broker:
+        async with asyncio.timeout(60), broker_at(**COMERS[who](secure_kafka)) as broker:
             await goes_round(broker)
 
     watching = asyncio.create_task(watch())

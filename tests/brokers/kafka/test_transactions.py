@@ -304,7 +304,7 @@ async def test_lost_answers_while_partitions_go(
         add_handler(router, topic, broker.subscriber(group=group, transactional=True))
         at = 0
         async with router:
-            for _ in range(3):
+            for _ in range(2):
                 async with process(kafka, group, topic) as other:
                     while len(kafka.members(group)) < 2:
                         await publish(broker, topic, range(at, at + 10))

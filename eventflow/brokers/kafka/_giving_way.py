@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ("GivingWay",)
 
-LOOK_S = 0.1
+LOOK_S = 0.25
 """Seconds between two looks at how busy the loop is."""
 AGAIN_S = 0.005
 """Seconds between two times that it gives way, while it is busy."""

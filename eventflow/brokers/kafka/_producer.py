@@ -39,7 +39,7 @@ Later where it has had no news for a while: whatever comes is heard a tenth late
 LONGEST_ASK_S = 0.05
 SPIN_S = 0.001
 """Seconds after any news in which the library is asked at each turn of the loop."""
-IDLE_S = 0.1
+IDLE_S = 0.25
 """The same where nothing is on its way; also what is wrong with a connection is heard so."""
 FLUSH_S = 2.0
 """Seconds that a close waits for what is on its way; the rest is refused."""

@@ -1,8 +1,8 @@
 """The least that an asyncio program does on the same client library; what is more is ours.
 
 Reading: a thread that hands batches to the event loop, which decodes and awaits a handler. No acks,
-no router, no failure policy. Publishing: a future for each message, woken many at a time. No
-deadline, no checks, no verdicts.
+no router, no failure policy. Publishing: a future for each message; the event loop asks the library
+at each turn as long as any is on its way. No deadline, no checks, no verdicts.
 """
 
 from __future__ import annotations
@@ -65,36 +65,30 @@ async def publish(hosts: str, given: Sequence[Headers]) -> float:
     """Seconds from the first record of so many to the confirmation of the last."""
     loop = asyncio.get_running_loop()
     producer = Producer({**PRODUCER, "bootstrap.servers": hosts})
-    heard: list[asyncio.Future[None]] = []
-    is_over = threading.Event()
-
-    def wake(ended: list[asyncio.Future[None]]) -> None:
-        for future in ended:
-            future.set_result(None)
-
-    def poll() -> None:
-        nonlocal heard
-        while not is_over.is_set():
-            producer.poll(0.05)
-            if heard:
-                ended, heard = heard, []
-                loop.call_soon_threadsafe(wake, ended)
-        producer.close()
+    in_flight = 0
 
     def delivered(future: asyncio.Future[None], error: object, _: object) -> None:
+        nonlocal in_flight
         assert error is None, error
-        heard.append(future)
+        in_flight -= 1
+        future.set_result(None)
+
+    def ask() -> None:
+        producer.poll(0)
+        if in_flight:
+            loop.call_soon(ask)
 
     async def send(headers: Headers) -> None:
+        nonlocal in_flight
         future: asyncio.Future[None] = loop.create_future()
         told = partial(delivered, future)
         producer.produce(PUBLISHED, BODY, headers=headers, on_delivery=told)
+        in_flight += 1
+        if in_flight == 1:
+            loop.call_soon(ask)
         await future
 
-    thread = threading.Thread(target=poll)
-    thread.start()
     await send(given[0])
     took = await each_in_flight(given, send, tasks=IN_FLIGHT)
-    is_over.set()
-    await asyncio.to_thread(thread.join)
+    producer.close()
     return took

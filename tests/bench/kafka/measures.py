@@ -38,7 +38,7 @@ _beside = partial(beside, "kafka")
 
 def _least(label: str, each: dict[str, list[float]]) -> Figure:
     """What is left of the raw loop by going through an event loop at all."""
-    note = "`tests/bench/kafka/least.py`: a thread and an event loop, and nothing of ours"
+    note = "`tests/bench/kafka/least.py`: an event loop, and nothing of ours"
     return _beside(f"{label}: the least that asyncio takes", each, "raw", note, own="least")
 
 

@@ -56,7 +56,7 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_loop_with_time_to_spare(loop: Any) -> None:
-    """It is looked at ten times a second, and never stands aside."""
+    """It is looked at four times a second, and never stands aside."""
     GivingWay(loop)
     for busy in (0.0, 0.2, 0.4):
         assert loop.run(busy=busy) == pytest.approx(LOOK_S)

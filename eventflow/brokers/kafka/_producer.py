@@ -305,6 +305,8 @@ class Sender:
 
     def _ask(self) -> None:
         """Ask the library, and again as long as it may have anything to say."""
+        if self._is_closing:
+            return
         try:
             has_heard, now = self._hear(), self.loop.time()
         except BaseException:

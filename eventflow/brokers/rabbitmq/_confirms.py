@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eventflow.brokers.rabbitmq.topology import Part, Route
     from eventflow.messaging import Message
 
-__all__ = ("REFUSED", "UNROUTED", "Call", "ConfirmingChannel")
+__all__ = ("Call", "ConfirmingChannel")
 
 REFUSED = "the queue takes no more, or has no leader"
 UNROUTED = "no queue gets it"
@@ -92,6 +92,16 @@ class Call:
     def messages(self) -> list[Message]:
         """The messages."""
         return [message for message, _, _ in self.items]
+
+    @property
+    def is_nacked(self) -> bool:
+        """Whether a queue has refused some of it: it takes no more, or has no leader."""
+        return REFUSED in self.refused.values()
+
+    @property
+    def has_no_queue(self) -> bool:
+        """Whether some of it has reached no queue, where that is an error."""
+        return UNROUTED in self.refused.values()
 
     def told(self, at: int, refusal: str) -> None:
         """One was stored, or was not; the last one ends the call."""

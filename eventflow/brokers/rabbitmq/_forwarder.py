@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from eventflow._log import EventLogger
-from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call
+from eventflow.brokers.rabbitmq._confirms import Call
 from eventflow.brokers.rabbitmq._deliveries import RabbitMQDeliveries
 from eventflow.brokers.rabbitmq._ladder import (
     AGAIN,
@@ -100,41 +100,38 @@ class Forwarder:
 
     async def _send(self, delivery: Delivery, note: Note) -> None:
         """Hand one on; once more where something may be as it was a moment later."""
+        sender = self._broker.sender
+        call = self._call(delivery, note)
         try:
-            await self._send_once(delivery, note)
+            await sender.send(call)
             return
-        except PublishError as exc:
-            if note.exchange == AGAIN and UNROUTED in str(exc):
+        except PublishError:
+            if note.exchange == AGAIN and call.has_no_queue:
                 if not await self._is_bound(note.routing_key):
                     await self._give_up(delivery, note)
                     return
-            elif REFUSED in str(exc):
+            elif call.is_nacked:
                 await asyncio.sleep(REFUSED_S)
             else:
                 raise
+        call = self._call(delivery, note)
         try:
-            await self._send_once(delivery, note)
-        except PublishError as exc:
-            if REFUSED not in str(exc) or note.exchange == AGAIN or not exc.unknown:
+            await sender.send(call)
+        except PublishError:
+            if note.exchange == AGAIN or not call.partly:
                 raise
             # Other queues may have it, and would get it again and again.
             await self._put_aside(delivery, note, "one of the queues of its exchange refuses it")
 
-    async def _send_once(self, delivery: Delivery, note: Note) -> None:
+    def _call(self, delivery: Delivery, note: Note) -> Call:
+        """One on its way to where it belongs, or to wait again, or aside."""
         if not note.exchange and not note.routing_key:
-            await self._put_aside(delivery, note, "it does not say where it belongs")
-            return
+            return _aside(delivery, note, "it does not say where it belongs")
         if (left := note.left()) > EARLY_S:  # longer than the longest step
             route, pairs = waiting(left), note.pairs()
         else:
             route, pairs = _way(note), note.counts()
-        await self._publish(note.routing_key or note.exchange, delivery, route, pairs)
-
-    async def _publish(
-        self, topic: str, delivery: Delivery, route: Route, pairs: Sequence[tuple[str, bytes]]
-    ) -> None:
-        message = delivery.original
-        await self._broker.sender.send(Call(topic, [(message, route, table_of(message, pairs))]))
+        return _stored_anew(note.routing_key or note.exchange, delivery, route, pairs)
 
     async def _is_bound(self, name: str) -> bool:
         """Whether a queue of that name is there; its binding may have been deleted, and is made."""
@@ -154,17 +151,7 @@ class Forwarder:
             await self._put_aside(delivery, note, f"there is no queue {note.routing_key!r}")
 
     async def _put_aside(self, delivery: Delivery, note: Note, why: str) -> None:
-        """Keep one that can't be handed on, for somebody to look at."""
-        log.error(
-            "eventflow.message_put_aside",
-            topic=note.routing_key or note.exchange or DUE_QUEUE,
-            event_id=delivery.original.id,
-            at=ASIDE,
-            reason=why,
-        )
-        queue = Queue(ASIDE, arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT})
-        route = Route("", ASIDE, must_arrive=True, parts=(queue,))
-        await self._publish(ASIDE, delivery, route, note.pairs())
+        await self._broker.sender.send(_aside(delivery, note, why))
 
     async def _again(self, delivery: Delivery, note: Note, error: Exception) -> None:
         """Let one wait once more that could not be handed on."""
@@ -176,7 +163,8 @@ class Forwarder:
             event_ids=[delivery.original.id],
         )
         try:
-            await self._publish(DUE_QUEUE, delivery, waiting(AGAIN_S), note.pairs())
+            call = _stored_anew(DUE_QUEUE, delivery, waiting(AGAIN_S), note.pairs())
+            await self._broker.sender.send(call)
         except Exception:  # noqa: BLE001 - it is still where it was, and what is wrong was said
             await asyncio.sleep(LOOK_S)
             delivery.nack()
@@ -190,6 +178,28 @@ class Forwarder:
             await asyncio.wait(self._handing_on, timeout=END_S)
         if self._deliveries is not None:
             await self._deliveries.close()
+
+
+def _stored_anew(
+    topic: str, delivery: Delivery, route: Route, pairs: Sequence[tuple[str, bytes]]
+) -> Call:
+    """One with other headers, on its way."""
+    message = delivery.original
+    return Call(topic, [(message, route, table_of(message, pairs))])
+
+
+def _aside(delivery: Delivery, note: Note, why: str) -> Call:
+    """One that can't be handed on, to be kept for somebody to look at."""
+    log.error(
+        "eventflow.message_put_aside",
+        topic=note.routing_key or note.exchange or DUE_QUEUE,
+        event_id=delivery.original.id,
+        at=ASIDE,
+        reason=why,
+    )
+    queue = Queue(ASIDE, arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT})
+    route = Route("", ASIDE, must_arrive=True, parts=(queue,))
+    return _stored_anew(ASIDE, delivery, route, note.pairs())
 
 
 def _way(note: Note) -> Route:

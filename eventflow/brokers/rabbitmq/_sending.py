@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from eventflow.brokers.rabbitmq._confirms import REFUSED, UNROUTED, Call, ConfirmingChannel
+from eventflow.brokers.rabbitmq._confirms import Call, ConfirmingChannel
 from eventflow.brokers.rabbitmq._deadlines import LATE, Deadlines
 from eventflow.brokers.rabbitmq._errors import limit_of, reason_of
 from eventflow.brokers.rabbitmq._frames import BESIDE
@@ -75,10 +75,10 @@ class Sender:
             raise self._late(call, began)
         if call.unrouted:
             broker.unrouted_in(call.topic, call.unrouted)
-        if call.channel is not None and UNROUTED in call.refused.values():
+        if call.channel is not None and call.has_no_queue:
             call.channel.session.forget(call.parts)  # the queue is there no more
         if call.refused or call.left:
-            if call.channel is not None and REFUSED in call.refused.values():
+            if call.channel is not None and call.is_nacked:
                 self._retire(call.channel, at_most_each=DOUBT_S)
             raise self._error(call)
 

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiormq
 from aiormq.connection import TransportFactory
-from aiormq.exceptions import ConnectionCommandInvalid as CommandInvalid
-from pamqp import commands
 
-from eventflow._log import EventLogger
 from eventflow.brokers._tls import context_of
 from eventflow.brokers.rabbitmq._client_log import ours, quiet
 from eventflow.brokers.rabbitmq._confirms import ConfirmingChannel
-from eventflow.brokers.rabbitmq._errors import advice_on, channel_error, connection_error
+from eventflow.brokers.rabbitmq._declarations import Declarations
+from eventflow.brokers.rabbitmq._errors import channel_error, connection_error
 from eventflow.brokers.rabbitmq._sifter import Sifter
-from eventflow.brokers.rabbitmq.topology import KINDS, Binding, Exchange, Queue
-from eventflow.errors import BrokerConnectionError, BrokerError, TopologyError
+from eventflow.errors import BrokerConnectionError, BrokerError
 from eventflow.lifecycle.supervisor import Supervisor, cancel_and_wait
 from eventflow.lifecycle.waiters import Waiters
 
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ("Session",)
 
-log = EventLogger("eventflow.rabbitmq")
-
 CLOSE_S = 2.0
 """Seconds that the server gets to answer when something is closed."""
 MOST_CHANNELS = 64
@@ -48,7 +43,6 @@ PROVEN = 128 * 1_024
 """Bytes of a message that any server takes; larger ones are tried first."""
 MOST_UNSENT = 4 * 1_024 * 1_024
 """Bytes that wait to be sent; then publishers wait."""
-MOST_KNOWN = 10_000
 ASK_S = 10.0
 """Seconds that it gets to answer a question."""
 
@@ -111,15 +105,11 @@ class Session:
         self.room = room
         self.connection: Any = connection
         self._writer = writer
-        self._declared: set[Part] = set()
-        self._known: dict[int, tuple[Part, ...]] = {}  # all of whose parts are, by identity
-        self._kinds = {*KINDS}  # of exchanges that the server has
-        self._declaring = asyncio.Lock()
+        self._declarations = Declarations(self, again)
         self._publishing: dict[str, ConfirmingChannel] = {}
         self._retired: dict[str, float] = {}  # when a channel was last given up, by exchange
         self._opening = asyncio.Lock()
         self._supervisor = Supervisor("rabbitmq", on_stop=self._end)
-        self._again = again
         self.channel_max = int(connection.connection_tune.channel_max) or CHANNEL_MAX
         self._number = 0  # of the channel that was opened last
         self._most_publishing = max(min(MOST_CHANNELS, self.channel_max // 2), 1)
@@ -266,9 +256,15 @@ class Session:
             BrokerConnectionError: The connection is lost.
             BrokerError: It has as many as it may have.
         """
-        return kind(self, await self._channel(confirms=confirms))
+        return kind(self, await self.open_channel(confirms=confirms))
 
-    async def _channel(self, *, confirms: bool = False) -> Any:
+    async def open_channel(self, *, confirms: bool = False) -> Any:
+        """Open a channel of the library's.
+
+        Raises:
+            BrokerConnectionError: The connection is lost.
+            BrokerError: It has as many as it may have.
+        """
         number = self._free_number()
         async with self.asking("a channel"):
             return await self.connection.channel(number, publisher_confirms=confirms)
@@ -306,7 +302,8 @@ class Session:
                 channel = self._publishing.get(key)
                 if channel is None or not channel.is_open:
                     if channel is not None:
-                        self._forget_all()  # it may have ended by what is no longer there
+                        # It may have ended by what is no longer there.
+                        self._declarations.forget_all()
                     channel = await self.open(ConfirmingChannel, confirms=True)
                     self._publishing[key] = channel
         return channel
@@ -359,29 +356,14 @@ class Session:
             or size > self.proven
             or self.sifter.is_blocked
             or self.unsent > MOST_UNSENT
-            or not self._is_declared(parts)
+            or not self._declarations.has_all(parts)
         ):
             return None
         return channel
 
-    def _is_declared(self, parts: tuple[Part, ...]) -> bool:
-        if self._known.get(id(parts)) is parts:
-            return True
-        if not self._declared.issuperset(parts):
-            return False
-        if len(self._known) >= MOST_KNOWN:
-            self._known.clear()
-        self._known[id(parts)] = parts
-        return True
-
     def forget(self, parts: Iterable[Part]) -> None:
         """What was declared may be there no more."""
-        self._declared.difference_update(parts)
-        self._known.clear()
-
-    def _forget_all(self) -> None:
-        self._declared.clear()
-        self._known.clear()
+        self._declarations.forget(parts)
 
     async def declare(self, parts: Iterable[Part]) -> None:
         """Declare what was not declared yet on this connection.
@@ -391,51 +373,7 @@ class Session:
             BrokerAuthenticationError: We may not.
             BrokerConnectionError: The connection is lost.
         """
-        await self._declaring.acquire()
-        missing = [part for part in parts if part not in self._declared]
-        if not missing:
-            self._declaring.release()
-            return
-        declaring = self._begin(self._declare(missing), "declare")
-        try:
-            await asyncio.wait([declaring])
-        except asyncio.CancelledError:
-            declaring.add_done_callback(lambda _: self._declaring.release())
-            raise
-        self._declaring.release()  # not before we go on: messages are sent in the order of calls
-        _result(declaring)
-
-    async def _declare(self, parts: Iterable[Part]) -> None:
-        channel = await self._channel()
-        try:
-            for part in parts:
-                if isinstance(part, Exchange) and part.kind not in self._kinds:
-                    await self._try(part)
-                    self._kinds.add(part.kind)
-                try:
-                    async with self.asking(_name(part)):
-                        await _declare(channel, part)
-                except TopologyError as exc:
-                    raise TopologyError(f"{exc}{advice_on(part, exc)}") from None
-                self._declared.add(part)
-        finally:
-            await self.close_channel(channel)
-
-    def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Begin what goes on where its caller is cancelled.
-
-        The library ends what is cancelled by closing the channel, also one that is being closed,
-        and that ends the connection.
-        """
-        task = self._supervisor.spawn(work, name)
-        task.add_done_callback(_read)  # the caller may be gone
-        return task
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Do what goes on where the caller is cancelled."""
-        task = self._begin(work, name)
-        await asyncio.wait([task])
-        return _result(task)
+        await self._declarations.declare(parts)
 
     async def messages_ready(self, queue: str) -> int:
         """How many messages wait in a queue.
@@ -444,43 +382,42 @@ class Session:
             TopologyError: There is none of that name.
             BrokerConnectionError: The connection is lost.
         """
-        return await self._to_its_end(self._messages_ready(queue), "count")
+        return await self._declarations.messages_ready(queue)
 
-    async def _messages_ready(self, queue: str) -> int:
-        channel = await self._channel()
-        try:
-            async with self.asking(f"queue {queue!r}"):
-                found = await channel.queue_declare(queue, passive=True)
-        finally:
-            await self.close_channel(channel)
-        return int(found.message_count)
+    async def shielded(
+        self, work: Coroutine[Any, Any, T], name: str, *, then: Callable[[], None] | None = None
+    ) -> T:
+        """Do what goes on where the caller is cancelled.
 
-    async def _try(self, exchange: Exchange) -> None:
-        """Declare an exchange on a connection of its own: one of no known kind ends that.
+        The library ends what is cancelled by closing the channel, also one that is being closed,
+        and that ends the connection.
+
+        Args:
+            work: What is done.
+            name: Of its task.
+            then: Is called before the caller goes on, or at the end of the work where it is gone.
 
         Raises:
-            BrokerError: It can't be declared.
+            BrokerConnectionError: The connection is given up meanwhile.
         """
-        trial = await self._again()
+        task: asyncio.Task[T] = self._supervisor.spawn(work, name)
+        task.add_done_callback(_read)  # the caller may be gone
         try:
-            channel = await trial._channel()
-            async with trial.asking(_name(exchange)):
-                await _declare(channel, exchange)
-        except BrokerConnectionError:
-            await asyncio.wait([trial.lost], timeout=CLOSE_S)
-            error = trial.lost.result() if trial.lost.done() else None
-            if not isinstance(error, CommandInvalid):
-                raise
-        else:
-            return
-        finally:
-            await trial.close()
-        raise TopologyError(f"{_name(exchange)}: RabbitMQ has no kind {exchange.kind!r}")
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if then is not None:
+                task.add_done_callback(lambda _: then())
+            raise
+        if then is not None:
+            then()
+        if task.cancelled():  # with the connection; the caller is not
+            raise BrokerConnectionError("the connection was lost")
+        return task.result()
 
     async def close_channel(self, channel: Any) -> None:
         """Close a channel; bounded, and the connection goes where it takes too long."""
         if not channel.is_closed and self.is_open:
-            await self._to_its_end(self._close_channel(channel), "close-channel")
+            await self.shielded(self._close_channel(channel), "close-channel")
 
     async def _close_channel(self, channel: Any) -> None:
         try:
@@ -510,13 +447,6 @@ class Session:
         self._supervisor.request_stop()
 
 
-def _result(task: asyncio.Task[T]) -> T:
-    """What came of it; it is cancelled when the connection is given up, and its caller is not."""
-    if task.cancelled():
-        raise BrokerConnectionError("the connection was lost")
-    return task.result()
-
-
 def _read(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
@@ -525,35 +455,3 @@ def _read(task: asyncio.Task[Any]) -> None:
 def _abort(writer: asyncio.StreamWriter | None) -> None:
     if writer is not None:
         writer.transport.abort()
-
-
-async def _declare(channel: Any, part: Part) -> None:
-    if isinstance(part, Exchange):
-        await channel.exchange_declare(
-            part.name,
-            exchange_type=part.kind,
-            durable=part.durable,
-            passive=part.must_exist,
-            arguments={**part.arguments} or None,
-        )
-    elif isinstance(part, Queue):
-        if part.drops:
-            log.warning("eventflow.queue_may_drop", queue=part.name)
-        await channel.queue_declare(
-            part.name,
-            durable=part.durable,
-            exclusive=part.exclusive,
-            arguments={**part.arguments} or None,
-        )
-    else:
-        await channel.rpc(
-            commands.Queue.Bind(
-                queue=part.queue, exchange=part.exchange, routing_key=part.routing_key
-            )
-        )
-
-
-def _name(part: Part) -> str:
-    if isinstance(part, Binding):
-        return f"the binding of queue {part.queue!r} to exchange {part.exchange!r}"
-    return f"{'exchange' if isinstance(part, Exchange) else 'queue'} {part.name!r}"

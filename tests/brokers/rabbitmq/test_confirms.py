@@ -6,11 +6,12 @@ import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import aiormq.exceptions as said
 import pytest
 
 from eventflow.brokers.rabbitmq._confirms import ENOUGH, Call, ConfirmingChannel
 from eventflow.brokers.rabbitmq._deadlines import LATE, Deadlines
-from eventflow.brokers.rabbitmq._wire import table_of
+from eventflow.brokers.rabbitmq._wire import ID, table_of
 from eventflow.brokers.rabbitmq.topology import Route
 from eventflow.messaging import Message
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.virtual_clock, pytest.mark.usefixtures("no_leaks")]
 
 
-def call(*payloads: bytes) -> Call:
+def call(*payloads: bytes, route: Route | None = None) -> Call:
     messages = [Message(payload) for payload in payloads or (b"some",)]
-    route = Route("orders")
+    route = route or Route("orders")
     return Call("orders", [(message, route, table_of(message)) for message in messages])
 
 
@@ -98,6 +99,25 @@ async def test_a_confirmation_is_for_one_or_for_all_up_to_it(*, multiple: bool) 
     wire.channel.on_confirm(4, multiple=True, is_ack=False)
     assert calls[3].refused
     assert [bool(one.refused) for one in calls[:3]] == [not multiple, not multiple, False]
+    await turn()
+
+
+async def test_a_call_knows_what_has_refused_it() -> None:
+    """A queue, among others of the exchange perhaps; that there is none; or the server."""
+    wire, queue = Wire(), Route("", "orders", must_arrive=True)
+    fanned, nacked, returned, dropped = call(), call(route=queue), call(route=queue), call()
+    for one in (fanned, nacked, returned, dropped):
+        wire.send(one)
+    came_back: Any = SimpleNamespace(headers=[(ID, returned.messages[0].id.encode())])
+    wire.channel.on_return("", "orders", came_back)
+    for tag, is_ack in ((1, False), (2, False), (3, True)):
+        wire.channel.on_confirm(tag, multiple=False, is_ack=is_ack)
+    wire.channel.end(said.ChannelPreconditionFailed("larger than configured max size 1"))
+    calls = [fanned, nacked, returned, dropped]
+    assert all(one.refused for one in calls)
+    assert [one.is_nacked for one in calls] == [True, True, False, False]
+    assert [bool(one.partly) for one in calls] == [True, False, False, False]
+    assert [one.has_no_queue for one in calls] == [False, False, True, False]
     await turn()
 
 

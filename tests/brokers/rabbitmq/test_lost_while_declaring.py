@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventflow.brokers.rabbitmq import _deliveries, _session
+from eventflow.brokers.rabbitmq import _declarations, _deliveries
 from eventflow.errors import BrokerConnectionError
 from eventflow.messaging import Message
 from tests.brokers.rabbitmq.support import broker_at, named, take, until
@@ -24,9 +24,9 @@ class Hanging:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = asyncio.Event()
         self._is_on = False
-        module: Any = _session
+        module: Any = _declarations
         self._real = module._declare
-        monkeypatch.setattr(_session, "_declare", self)
+        monkeypatch.setattr(_declarations, "_declare", self)
 
     async def __call__(self, channel: Any, part: Any) -> None:
         if self._is_on:
@@ -85,7 +85,7 @@ async def test_a_question_under_way(rabbitmq: RabbitMQ, monkeypatch: pytest.Monk
     """Asked once more on the next connection; an error where there is none in time."""
     begun = asyncio.Event()
 
-    async def hang(session: _session.Session, queue: str) -> int:
+    async def hang(declarations: _declarations.Declarations, queue: str) -> int:
         begun.set()
         await asyncio.get_running_loop().create_future()
         return 0
@@ -94,7 +94,7 @@ async def test_a_question_under_way(rabbitmq: RabbitMQ, monkeypatch: pytest.Monk
     async with broker_at(rabbitmq.address, delays=False, connect_timeout=2) as broker:
         subscriber = broker.subscriber(group="g")
         await subscriber.prepare(topic)
-        monkeypatch.setattr(_session.Session, "_messages_ready", hang)
+        monkeypatch.setattr(_declarations.Declarations, "_messages_ready", hang)
         asking = asyncio.create_task(subscriber.messages_ready(topic))
         await begun.wait()
         session: Any = broker.link.session

@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ("Call", "Sender", "Trust")
 
+TURNS = 64
+"""Turns of the loop after any news in which the library is asked each time: a millisecond of one
+that does nothing else."""
 ASK_S = 0.001
-"""Seconds until the library is asked again, where there is something to hear.
+"""Seconds until it is asked again after that.
 
-Later where it has had no news for a while: whatever comes is heard a tenth later at most."""
+Later where there has been no news for a while: whatever comes is heard a tenth later at most."""
 LONGEST_ASK_S = 0.05
-SPIN_S = 0.001
-"""Seconds after any news in which the library is asked at each turn of the loop."""
 IDLE_S = 0.25
 """The same where nothing is on its way; also what is wrong with a connection is heard so."""
 FLUSH_S = 2.0
@@ -196,7 +197,8 @@ class Sender:
         self._calls: dict[Call, None] = {}  # that have not ended, oldest first
         self._sweeper: asyncio.TimerHandle | None = None
         self._producer = client
-        self._news = loop.time()  # when there was any
+        self._news = loop.time()  # when there was any, or something was sent after a while
+        self._turns = 0  # in which the library is asked each time
         self._wait = 0.0  # until the library is asked again
         self._asking: asyncio.Handle | None = None
         if may_block:
@@ -225,6 +227,7 @@ class Sender:
         produce, messages = self._producer.produce, call.messages
         self._calls[call] = None
         if self._wait > ASK_S:
+            self._news = self.loop.time()
             self._ask_in(ASK_S)
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
@@ -313,10 +316,11 @@ class Sender:
             self._ask_in(0)
             raise
         if has_heard:
-            self._news = now
+            self._news, self._turns = now, TURNS
         if self._has_said_all(now):
             self._close_soon()
-        elif has_heard or (now - self._news < SPIN_S and self._calls):
+        elif self._calls and self._turns:
+            self._turns -= 1
             self._ask_in(0)
         elif self._calls or self._until < inf:
             self._ask_in(min(max(ASK_S, (now - self._news) / 10), LONGEST_ASK_S))

@@ -20,14 +20,15 @@ class FakeClient:
     """Takes what is sent; tells what became of it once it is told to."""
 
     def __init__(self) -> None:
-        self._sent: list[Callable[[Any, Any], None]] = []
+        self.asked = 0
+        self.sent: list[Callable[[Any, Any], None]] = []
         self._told = False
         self._is_closed = False
 
     def produce(self, *_: object, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
         if self._is_closed:
             raise RuntimeError
-        self._sent.append(on_delivery)
+        self.sent.append(on_delivery)
 
     def tell(self) -> None:
         """Everything is stored."""
@@ -37,9 +38,10 @@ class FakeClient:
         return 0
 
     def poll(self, _: float) -> None:
+        self.asked += 1
         if self._told:
             self._told = False
-            sent, self._sent = self._sent, []
+            sent, self.sent = self.sent, []
             for heard in sent:
                 heard(None, None)
 
@@ -156,6 +158,48 @@ async def test_who_publishes_again_as_its_time_is_over(
             # Over by the first look at it.
             assert (await publish(sender, within=0.001)).has_failed
     assert looks == [10]
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("seconds", [0.002, 0.05, 2.0])
+async def test_what_comes_is_heard_soon(sender: Sender, client: FakeClient, seconds: float) -> None:
+    """A millisecond after it came, or a tenth of what it took; also after a long silence."""
+    loop = sender.loop
+    for silence in (0.0, 100.1):
+        await asyncio.sleep(silence)
+        began = loop.time()
+        loop.call_later(seconds, client.tell)
+        assert not (await publish(sender)).has_failed
+        assert loop.time() - began <= seconds + max(0.001, min(seconds / 10, 0.05)) + 0.0001
+
+
+@pytest.mark.virtual_clock
+async def test_how_often_it_is_asked(sender: Sender, client: FakeClient) -> None:
+    """Four times a second while nothing is on its way, and twenty times while nothing comes."""
+    await asyncio.sleep(100)
+    assert client.asked <= 401
+    client.asked = 0
+    loop = sender.loop
+    loop.call_later(20, client.tell)
+    await publish(sender)
+    # More often in the first half second; and before late ones are looked for, twice a second.
+    assert client.asked <= 20 * 20 + 60 + 20 * 2
+
+
+@pytest.mark.virtual_clock
+async def test_each_that_is_told_lets_ask_again(sender: Sender, client: FakeClient) -> None:
+    """As long as there are others on their way; then the loop waits again."""
+    waiting = asyncio.create_task(publish(sender))
+    await asyncio.sleep(0)
+    held, client.sent = client.sent, []
+    client.tell()
+    assert not (await publish(sender)).has_failed
+    client.asked = 0
+    await asyncio.sleep(0.0005)
+    assert client.asked == _producer.TURNS
+    client.sent = held
+    client.tell()
+    assert not (await waiting).has_failed
 
 
 @pytest.mark.parametrize("end", ["told", "late", "closed"])

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
-LATE_S = 0.6
-A_LITTLE_LATE_S = 0.2
+LATE_S = 0.55
+A_LITTLE_LATE_S = 0.1
 
 
 async def test_a_cluster_that_answers_late(

@@ -224,13 +224,12 @@ class Sender:
         """
         produce, messages = self._producer.produce, call.messages
         self._calls[call] = None
-        if self._wait > ASK_S:
-            self._ask_in(ASK_S)
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        before = call.sent
         try:
             heard: Callable[[KafkaError | None, object], None] = call.heard
-            at = call.sent
+            at = before
             for key, headers, step in extras if not at else extras[at:]:
                 value = messages[at].payload
                 if len(messages) > 1:
@@ -246,6 +245,10 @@ class Sender:
             if isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL:
                 self.is_sound = False
             raise
+        finally:
+            if self._wait > ASK_S and call.sent > before:
+                self._news = self.loop.time()  # as it was idle: what comes now comes soon
+                self._ask_in(ASK_S)
 
     def _sweep(self) -> None:
         """End the calls whose time is over, and of which nothing was heard."""
@@ -405,7 +408,7 @@ class Sender:
         except BaseException:  # of a task that ends the program: others have their ends yet
             self.loop.call_soon(self._end, heard)
             raise
-        if self.room:
+        if has_some and self.room:
             self.room.wake_all()
         return has_some
 

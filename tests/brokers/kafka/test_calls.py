@@ -10,6 +10,7 @@ import pytest
 
 from eventflow.brokers.kafka import _producer
 from eventflow.brokers.kafka._producer import Call, Sender, Trust
+from eventflow.brokers.kafka.publisher import ROOM_S
 from eventflow.messaging import Message
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ class FakeClient:
     """Takes what is sent; tells what became of it once it is told to."""
 
     def __init__(self) -> None:
+        self.tried = 0
+        self.room = 1_000
+        self.delay: float | None = None
         self._sent: list[Callable[[Any, Any], None]] = []
         self._told = False
         self._is_closed = False
@@ -27,6 +31,11 @@ class FakeClient:
     def produce(self, *_: object, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
         if self._is_closed:
             raise RuntimeError
+        self.tried += 1
+        if len(self._sent) >= self.room:
+            raise BufferError
+        if self.delay is not None:
+            asyncio.get_running_loop().call_later(self.delay, self.tell)
         self._sent.append(on_delivery)
 
     def tell(self) -> None:
@@ -156,6 +165,40 @@ async def test_who_publishes_again_as_its_time_is_over(
             # Over by the first look at it.
             assert (await publish(sender, within=0.001)).has_failed
     assert looks == [10]
+
+
+@pytest.mark.virtual_clock
+async def test_one_after_a_while_without_any(sender: Sender, client: FakeClient) -> None:
+    """It is heard of as soon as others: the library is asked every millisecond, and no later."""
+    client.delay = 0.0035
+    for idle in (0.0, 0.05, 0.099, 0.35):
+        await asyncio.sleep(idle)
+        began = sender.loop.time()
+        await publish(sender)
+        assert sender.loop.time() - began == pytest.approx(0.004, abs=0.001)
+
+
+@pytest.mark.virtual_clock
+async def test_who_waits_for_room_is_not_woken_in_vain(sender: Sender, client: FakeClient) -> None:
+    """As long as the library says nothing, it has no more room than before."""
+    client.room = 1
+    first = asyncio.create_task(publish(sender))
+    await asyncio.sleep(0)
+    loop, calls, ends = sender.loop, 10, sender.loop.time() + 10.0
+
+    async def wait_for_room() -> None:
+        call = Call(sender, "t", [Message(b"x")], ends)
+        while loop.time() < ends:
+            with pytest.raises(BufferError):
+                sender.send(call, [(None, [], None)])
+            await sender.room.wait(min(ends, loop.time() + ROOM_S))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(calls):
+            group.create_task(wait_for_room())
+    assert client.tried <= calls * (10.0 / ROOM_S + 2)
+    client.tell()
+    await first
 
 
 @pytest.mark.parametrize("end", ["told", "late", "closed"])

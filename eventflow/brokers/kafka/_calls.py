@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ("SLICE_S", "in_thread", "longer")
 
 SLICE_S = 0.5
+LONGEST_SLICE_S = 2.0
+"""Seconds of any call: who closes what is asked waits for its end."""
 
 
 async def in_thread(call: Callable[[float], Any], *, within: float, slices: float = SLICE_S) -> Any:
@@ -27,7 +29,7 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
         call: Takes the seconds that it may last.
         within: Seconds until the last error is raised.
         slices: Seconds of the first call, and as long as its thread may stay after nobody waits for
-            it; of one after a time-out twice as many, as what was too late is not heard.
+            it; of one after a time-out twice as many, up to 2, as what was too late is not heard.
 
     Raises:
         KafkaException: What the call raised that is not a matter of time, or its last time-out.
@@ -46,7 +48,7 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
             except Exception as exc:  # noqa: BLE001 - carried to the caller, whatever it is
                 error = exc
                 if _passes(error) and time.monotonic() < until:
-                    seconds = longer(seconds, error.args[0])
+                    seconds = min(longer(seconds, error.args[0]), LONGEST_SLICE_S)
                     left.wait(0.02)
                     continue
             with contextlib.suppress(RuntimeError):  # the loop was closed

@@ -60,7 +60,7 @@ SAY_S = 1.0
 """Seconds between two words to the event loop about how it is."""
 ASK_S = 1.0
 """Seconds of the first attempt at a question."""
-LONGEST_ASK_S = 4.0
+LONGEST_ASK_S = 2.0
 """Of any: no end of a subscription is heard meanwhile."""
 LAST_COMMIT_S = 2.0
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -197,6 +199,7 @@ class Sender:
         self._calls: dict[Call, None] = {}  # that have not ended, oldest first
         self._sweeper: asyncio.TimerHandle | None = None
         self._producer = client
+        self._context = Context()
         self._news = loop.time()  # when there was any, or something was sent after a while
         self._turns = 0  # in which the library is asked each time
         self._wait = 0.0  # until the library is asked again
@@ -224,16 +227,16 @@ class Sender:
             KafkaException: It refuses the next one.
             RuntimeError: It is closed.
         """
+        if self._is_purged:  # what came now would be left behind
+            raise RuntimeError("it is being closed")
         produce, messages = self._producer.produce, call.messages
         self._calls[call] = None
-        if self._wait > ASK_S:
-            self._news = self.loop.time()
-            self._ask_in(ASK_S)
         if self._sweeper is None:
-            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+            self._sweep_in(SWEEP_S)
+        before = call.sent
         try:
             heard: Callable[[KafkaError | None, object], None] = call.heard
-            at = call.sent
+            at = before
             for key, headers, step in extras if not at else extras[at:]:
                 value = messages[at].payload
                 if len(messages) > 1:
@@ -249,20 +252,36 @@ class Sender:
             if isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL:
                 self.is_sound = False
             raise
+        finally:
+            if self._wait > ASK_S and call.sent > before:
+                self._news = self.loop.time()  # as it was idle: what comes now comes soon
+                self._ask_in(ASK_S)
+
+    def _sweep_in(self, seconds: float) -> None:
+        self._sweeper = self.loop.call_later(seconds, self._sweep, context=self._context)
+
+    def late(self, call: Call) -> None:
+        """End a call whose time is over, and of which nothing was heard."""
+        self._hear()
+        if call in self._calls:
+            del self._calls[call]
+            self._expire([call])
 
     def _sweep(self) -> None:
         """End the calls whose time is over, and of which nothing was heard."""
         try:
             self._hear()
         except BaseException:
-            self._sweeper = self.loop.call_later(0, self._sweep)
+            self._sweep_in(0)
             raise
         now, late = self.loop.time(), list[Call]()
         while self._calls and (oldest := next(iter(self._calls))).until <= now:
             del self._calls[oldest]
             late.append(oldest)
         # Before anybody goes on, who may begin another one.
-        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep) if self._calls else None
+        self._sweeper = None
+        if self._calls:
+            self._sweep_in(SWEEP_S)
         self._expire(late)
 
     def look(self, topic: str | None, within: float) -> Any:
@@ -301,10 +320,11 @@ class Sender:
         if self._asking is not None:
             self._asking.cancel()
         self._wait = seconds
+        # Not in the context of whoever has sent something: that would live as long as this goes on.
         if seconds:
-            self._asking = self.loop.call_later(seconds, self._ask)
+            self._asking = self.loop.call_later(seconds, self._ask, context=self._context)
         else:
-            self._asking = self.loop.call_soon(self._ask)
+            self._asking = self.loop.call_soon(self._ask, context=self._context)
 
     def _ask(self) -> None:
         """Ask the library, and again as long as it may have anything to say."""
@@ -371,8 +391,9 @@ class Sender:
                     self._tell(self._end, self.outbox)
         except KafkaException:  # what it has not told yet comes with the purge
             self.is_sound, patience = False, 0.0
-        try:
+        with suppress(KafkaException):
             producer.flush(patience)
+        try:
             producer.purge()
             producer.flush(PURGE_S)
         except KafkaException:
@@ -411,7 +432,7 @@ class Sender:
         except BaseException:  # of a task that ends the program: others have their ends yet
             self.loop.call_soon(self._end, heard)
             raise
-        if self.room:
+        if has_some and self.room:
             self.room.wake_all()
         return has_some
 

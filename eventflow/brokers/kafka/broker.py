@@ -135,6 +135,7 @@ class KafkaBroker(Broker):
         self._ending: set[asyncio.Future[None]] = set()
         self._forwarder: Forwarder | None = None
         self._producer: Sender | None = None
+        self._giving_way: GivingWay | None = None
         self._is_entering = False
         self._renewing = asyncio.Lock()
 
@@ -188,7 +189,7 @@ class KafkaBroker(Broker):
             raise BrokerError(f"{self!r} is open already")
         self._is_entering = True
         self.loop = asyncio.get_running_loop()
-        self._giving_way = GivingWay(self.loop)
+        giving_way = self._giving_way = GivingWay(self.loop)
         try:
             await self._ends()
             producer = self._producer = await self._new_producer()
@@ -199,7 +200,7 @@ class KafkaBroker(Broker):
                 await asyncio.shield(self.ends(producer.end()))
                 raise
         except BaseException:
-            self._giving_way.end()
+            giving_way.end()
             raise
         finally:
             self._is_entering = False
@@ -244,6 +245,14 @@ class KafkaBroker(Broker):
 
         Bounded: after 2 s the publishes that were not confirmed are refused.
         """
+        giving_way, self._giving_way = self._giving_way, None  # it may be entered again meanwhile
+        try:
+            await self._close()
+        finally:
+            if giving_way is not None:
+                giving_way.end()
+
+    async def _close(self) -> None:
         self.is_open = self.has_delays = False
         self.topics.clear()
         forwarder, self._forwarder = self._forwarder, None
@@ -260,10 +269,7 @@ class KafkaBroker(Broker):
             producer, self._producer = self._producer, None
             if producer is not None:
                 self.ends(producer.end())
-        try:
-            await self._ends()
-        finally:
-            self._giving_way.end()
+        await self._ends()
 
     # For what was made of it
 

@@ -84,8 +84,12 @@ class KafkaPublisher:
         for message in messages:
             extras.append(self._checked(topic, message, messages))  # noqa: PERF401 - takes a frame
         if self._has_delays and not broker.has_delays:
+            is_known = False
             await self._find_new(topic, messages, extras)
-        producer = broker.sound_producer() or await broker.producer()
+        producer = broker.sound_producer()
+        if producer is None:
+            is_known = False
+            producer = await broker.producer()
         call = Call(producer, topic, messages, until)
         try:
             producer.send(call, extras)
@@ -93,7 +97,14 @@ class KafkaPublisher:
             self._not_sent(call, exc)
             await self._send_rest(producer, call, extras)
         del extras  # else a collector has them to visit until the answer comes
-        await call.ended
+        if is_known:
+            await call.ended
+        else:  # others that were sent before it end later
+            ending = broker.loop.call_at(until, producer.late, call)
+            try:
+                await call.ended
+            finally:
+                ending.cancel()
         if call.has_failed:
             raise self._error(call)
 

@@ -10,6 +10,7 @@ import pytest
 
 from eventflow.brokers.kafka import _producer
 from eventflow.brokers.kafka._producer import Call, Sender, Trust
+from eventflow.brokers.kafka.publisher import ROOM_S
 from eventflow.messaging import Message
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ class FakeClient:
     """Takes what is sent; tells what became of it once it is told to."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = self.tried = 0
+        self.left = 0
+        self.purged = asyncio.Event()
+        self.room = 1_000
         self.sent: list[Callable[[Any, Any], None]] = []
         self._told = False
         self._is_closed = False
@@ -28,6 +32,9 @@ class FakeClient:
     def produce(self, *_: object, headers: object, on_delivery: Callable[[Any, Any], None]) -> None:
         if self._is_closed:
             raise RuntimeError
+        self.tried += 1
+        if len(self.sent) >= self.room:
+            raise BufferError
         self.sent.append(on_delivery)
 
     def tell(self) -> None:
@@ -35,7 +42,7 @@ class FakeClient:
         self._told = True
 
     def __len__(self) -> int:
-        return 0
+        return self.left
 
     def poll(self, _: float) -> None:
         self.asked += 1
@@ -49,7 +56,7 @@ class FakeClient:
         pass
 
     def purge(self) -> None:
-        pass
+        self.purged.set()
 
     def close(self) -> None:
         self._is_closed = True
@@ -200,6 +207,70 @@ async def test_each_that_is_told_lets_ask_again(sender: Sender, client: FakeClie
     client.sent = held
     client.tell()
     assert not (await waiting).has_failed
+
+
+async def test_who_waits_for_room_is_not_woken_in_vain(sender: Sender, client: FakeClient) -> None:
+    """As long as the library says nothing, it has no more room than before."""
+    client.room = 1
+    first = asyncio.create_task(publish(sender))
+    await asyncio.sleep(0)
+    loop, calls, ends = sender.loop, 10, sender.loop.time() + 10.0
+
+    async def wait_for_room() -> None:
+        call = Call(sender, "t", [Message(b"x")], ends)
+        while loop.time() < ends:
+            with pytest.raises(BufferError):
+                sender.send(call, [(None, [], None)])
+            await sender.room.wait(min(ends, loop.time() + ROOM_S))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(calls):
+            group.create_task(wait_for_room())
+    assert client.tried <= calls * (10.0 / ROOM_S + 2)
+    client.tell()
+    await first
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_one_that_ends_before_others(
+    sender: Sender, client: FakeClient, *, is_heard: bool
+) -> None:
+    """It was sent after them, as it had to wait before: it ends by its own time, if it has not."""
+    before = asyncio.create_task(publish(sender, within=30.0))
+    await asyncio.sleep(0)
+    loop = sender.loop
+    call = Call(sender, "t", [Message(b"x")], loop.time() + 1.0)
+    sender.send(call, [(None, [], None)])
+    loop.call_at(call.until, sender.late, call)
+    if is_heard:
+        loop.call_at(call.until, client.tell)
+    began = loop.time()
+    await call.ended
+    assert loop.time() - began == pytest.approx(1.0, abs=0.06)
+    if not is_heard:
+        assert call.has_failed
+        assert not before.done()
+    client.tell()
+    assert not (await before).has_failed
+
+
+async def test_nothing_is_sent_after_the_rest_was_taken_back(
+    sender: Sender, client: FakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left behind in a client that is being closed."""
+    monkeypatch.setattr(_producer, "FLUSH_S", 0.0)
+    client.left = 1
+    waiting = asyncio.create_task(publish(sender))
+    await asyncio.sleep(0)
+    ending = sender.end()
+    async with asyncio.timeout(5):
+        await client.purged.wait()
+    with pytest.raises(RuntimeError):
+        sender.send(Call(sender, "t", [Message(b"x")], sender.loop.time() + 1), [(None, [], None)])
+    client.tell()
+    await waiting
+    await ending
 
 
 @pytest.mark.parametrize("end", ["told", "late", "closed"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventflow.brokers.kafka import _giving_way
+from eventflow.brokers.kafka import KafkaBroker, _giving_way
 from eventflow.brokers.kafka._giving_way import AGAIN_S, AWAY_S, LOOK_S, GivingWay
+from tests.brokers.kafka.support import broker_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.servers.kafka import Kafka
 
 
 class FakeLoop:
@@ -75,3 +80,41 @@ def test_a_busy_loop(loop: Any) -> None:
     assert loop.away == [AWAY_S] * 4
     giving.end()
     assert loop.is_cancelled
+
+
+# --------------------------------------------------------------------------- of a broker
+
+
+@pytest.mark.kafka
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("end", ["left", "cancelled"])
+async def test_a_broker_that_is_entered_while_it_is_left(kafka: Kafka, end: str) -> None:
+    """Each time has its own, which ends with it."""
+    broker = broker_at(kafka.address)
+    await broker.__aenter__()
+    leaving = asyncio.create_task(broker.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    if end == "cancelled":
+        leaving.cancel()
+    async with broker:
+        await asyncio.wait([leaving])
+
+
+@pytest.mark.usefixtures("no_leaks")
+async def test_a_broker_that_was_never_entered() -> None:
+    await KafkaBroker("127.0.0.1:1").__aexit__(None, None, None)
+
+
+@pytest.mark.usefixtures("no_leaks")
+async def test_a_broker_whose_leaving_is_cancelled() -> None:
+    """While it waits for what is put off, which may take seconds."""
+    broker: Any = KafkaBroker("127.0.0.1:1")
+    broker._giving_way = GivingWay(asyncio.get_running_loop())
+    ended = asyncio.get_running_loop().create_future()
+    broker.feeds["t",] = SimpleNamespace(is_postponing=True, end=lambda: ended)
+    leaving = asyncio.create_task(broker.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    ended.set_result(None)

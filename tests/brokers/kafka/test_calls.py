@@ -209,6 +209,7 @@ async def test_each_that_is_told_lets_ask_again(sender: Sender, client: FakeClie
     assert not (await waiting).has_failed
 
 
+@pytest.mark.virtual_clock
 async def test_who_waits_for_room_is_not_woken_in_vain(sender: Sender, client: FakeClient) -> None:
     """As long as the library says nothing, it has no more room than before."""
     client.room = 1

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from eventflow.brokers.kafka._errors import is_distrust
 from eventflow.lifecycle.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from confluent_kafka import Producer
 
+    from eventflow.brokers.kafka._trust import Trust
     from eventflow.brokers.kafka._wire import Headers
     from eventflow.messaging import Message
 
     Step = tuple[str, int]
     Extra = tuple[bytes | None, Headers, Step | None]
 
-__all__ = ("Call", "Sender", "Trust")
+__all__ = ("Call", "Sender")
 
 TURNS = 64
 """Turns of the loop after any news in which the library is asked each time: a millisecond of one
@@ -128,36 +128,6 @@ class Call:
         ended.remove_done_callback(waiter)
         ended.set_result(None)
         context.run(waiter, ended)
-
-
-class Trust:
-    """Hears from the client library which brokers and we do not trust each other.
-
-    Args:
-        hosts: Those that were named.
-    """
-
-    def __init__(self, hosts: Iterable[str]) -> None:
-        self._hosts = tuple(hosts)
-        self._refused: dict[str, KafkaError] = {}
-
-    def heard(self, error: KafkaError) -> None:
-        """The library's callback for errors that are not of one call."""
-        if is_distrust(error):
-            for host in self._hosts:
-                if f"//{host}/" in error.str():
-                    self._refused[host] = error
-
-    def forget(self) -> None:
-        """One of them has answered."""
-        self._refused.clear()
-
-    @property
-    def refusal(self) -> KafkaError | None:
-        """Why, once all of them have refused: then trying again is of no use."""
-        if len(self._refused) < len(set(self._hosts)):
-            return None
-        return next(iter(self._refused.values()))
 
 
 class Sender:

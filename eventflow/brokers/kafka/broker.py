@@ -24,8 +24,9 @@ from eventflow.brokers.kafka._errors import (
 from eventflow.brokers.kafka._forwarder import Forwarder
 from eventflow.brokers.kafka._giving_way import GivingWay
 from eventflow.brokers.kafka._ladder import DELAYS, STEPS, is_ladder
-from eventflow.brokers.kafka._producer import Sender, Trust
+from eventflow.brokers.kafka._producer import Sender
 from eventflow.brokers.kafka._settings import HEADROOM, Settings, check_topic, from_dsn
+from eventflow.brokers.kafka._trust import Trust
 from eventflow.brokers.kafka.publisher import KafkaPublisher
 from eventflow.brokers.kafka.subscriber import KafkaSubscriber
 from eventflow.errors import (

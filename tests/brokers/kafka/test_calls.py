@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from eventflow.brokers.kafka import _producer
-from eventflow.brokers.kafka._producer import Call, Sender, Trust
+from eventflow.brokers.kafka._producer import Call, Sender
+from eventflow.brokers.kafka._trust import Trust
 from eventflow.brokers.kafka.publisher import ROOM_S
 from eventflow.messaging import Message
 

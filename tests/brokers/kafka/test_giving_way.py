@@ -82,7 +82,7 @@ def test_a_busy_loop(loop: Any) -> None:
     assert loop.is_cancelled
 
 
-# --------------------------------------------------------------------------- of a broker
+# Of a broker
 
 
 @pytest.mark.kafka

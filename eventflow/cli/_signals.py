@@ -54,6 +54,8 @@ class StopSignals:
         self._notice: Callable[[bool], None] = _do_nothing
         self._noticed = 0
         self._is_loading = True
+        self._is_ending = False
+        self._loading = threading.RLock()  # a handler may run while the main thread has it
         self._forking = threading.local()
         self._pid = os.getpid()
 
@@ -74,8 +76,15 @@ class StopSignals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
 
     def loaded(self) -> None:
-        """From here on a signal raises nothing: it is counted, for `told_to`."""
-        self._is_loading = False
+        """From here on a signal raises nothing: it is counted, for `told_to`.
+
+        Does not return where one has come before: the guard's thread ends the process then, and
+        may need a moment for that, in which nothing may be entered any more.
+        """
+        with self._loading:
+            self._is_loading = False
+        while self._is_ending:
+            signal.pause()
 
     @contextlib.contextmanager
     def told_to(
@@ -112,12 +121,24 @@ class StopSignals:
             return
         self._noticed += 1
         self.number = self.number or number
-        if self._is_loading:
-            self._guard.set_deadline(0, self.exit_code, _loading)
+        if self._ends_while_loading():
+            pass
         elif self._noticed >= 3:
             self._guard.set_deadline(HEARD_S, 128 + number, _third)
         else:
             self._notice(not self.count)
+
+    def _ends_while_loading(self) -> bool:
+        """End the process, unless all is loaded. Whether it does.
+
+        Nothing has been entered, so nothing has to be left. By the guard's thread: an exception
+        raised by a handler would come out in the middle of any code.
+        """
+        with self._loading:
+            if self._is_loading:
+                self._is_ending = True
+                self._guard.set_deadline(0, self.exit_code, _loading)
+            return self._is_ending
 
     # A child must not get a signal before it is known to be one: held back, it reaches it then.
 
@@ -153,10 +174,8 @@ class StopSignals:
             os._exit(128 + number)
         if self._tell is not None:
             self._tell(self.count)
-        elif self._is_loading:
-            # Nothing has been entered, so nothing has to be left. By the guard's thread: an
-            # exception raised here would come out in the middle of any code.
-            self._guard.set_deadline(0, self.exit_code, _loading)
+        else:
+            self._ends_while_loading()
 
 
 def _ignore_signals() -> None:

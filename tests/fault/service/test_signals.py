@@ -307,6 +307,34 @@ def test_a_signal_before_there_is_a_loop(numbers: Sequence[signal.Signals]) -> N
     assert ended.stdout.split() == [str(len(numbers)), str(128 + numbers[0])]
 
 
+WHILE_LOADING = """
+import os, signal, sys, threading
+from eventflow.cli import _exit
+from eventflow.cli._signals import StopSignals
+leave, may_leave = _exit.leave, threading.Event()
+def leave_later(code):
+    may_leave.wait(0.5)
+    leave(code)
+_exit.leave = leave_later
+signals = StopSignals(_exit.Guard())
+signals.install()
+os.kill(os.getpid(), int(sys.argv[1]))
+signals.loaded()
+print("goes on", flush=True)
+may_leave.wait()
+"""
+
+
+@pytest.mark.fault("SHD-07")
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=lambda number: number.name)
+def test_a_signal_as_the_last_is_loaded(number: signal.Signals) -> None:
+    """The process ends, and enters nothing in the moment that its guard may need for that."""
+    command = [sys.executable, "-W", "error", "-c", WHILE_LOADING, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stdout) == (128 + number, "")
+    assert ended.stderr == "eventflow: stopped while it was loaded\n"
+
+
 # ------------------------------------------------------------------------------ endings
 
 

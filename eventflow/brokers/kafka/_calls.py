@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ("SLICE_S", "in_thread", "longer")
 
 SLICE_S = 0.5
-LONGEST_SLICE_S = 2.0
-"""Seconds of any call: who closes what is asked waits for its end."""
+LONGEST_S = 2.0
+"""Seconds of any attempt: who closes what is asked waits for its end."""
 
 
 async def in_thread(call: Callable[[float], Any], *, within: float, slices: float = SLICE_S) -> Any:
@@ -48,7 +48,7 @@ async def in_thread(call: Callable[[float], Any], *, within: float, slices: floa
             except Exception as exc:  # noqa: BLE001 - carried to the caller, whatever it is
                 error = exc
                 if _passes(error) and time.monotonic() < until:
-                    seconds = min(longer(seconds, error.args[0]), LONGEST_SLICE_S)
+                    seconds = longer(seconds, error.args[0])
                     left.wait(0.02)
                     continue
             with contextlib.suppress(RuntimeError):  # the loop was closed
@@ -68,9 +68,9 @@ def longer(seconds: float, error: KafkaError) -> float:
     """How long the next attempt at a question may take, where the last one had some seconds.
 
     The library does not hear what comes later than that: a cluster that always takes a little
-    longer would never be heard.
+    longer would never be heard. 2 s at most.
     """
-    return 2 * seconds if error.code() == KafkaError._TIMED_OUT else seconds
+    return min(2 * seconds, LONGEST_S) if error.code() == KafkaError._TIMED_OUT else seconds
 
 
 def _passes(error: Exception) -> bool:

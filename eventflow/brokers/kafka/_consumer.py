@@ -60,8 +60,6 @@ SAY_S = 1.0
 """Seconds between two words to the event loop about how it is."""
 ASK_S = 1.0
 """Seconds of the first attempt at a question."""
-LONGEST_ASK_S = 2.0
-"""Of any: no end of a subscription is heard meanwhile."""
 LAST_COMMIT_S = 2.0
 
 
@@ -305,7 +303,7 @@ class ConsumerThread:
             try:
                 return question(*args, timeout=seconds)
             except KafkaException as exc:
-                seconds = min(longer(seconds, exc.args[0]), LONGEST_ASK_S)
+                seconds = longer(seconds, exc.args[0])
                 if not may_pass(exc.args[0]) or time.monotonic() > until or self._is_ending:
                     raise
                 time.sleep(HEAR_S)

@@ -76,6 +76,7 @@ class KafkaPublisher:
         if not is_known:  # perhaps because it is closed
             broker.check_open()
         until = broker.loop.time() + self._timeout
+        has_waited = not is_known
         if not is_known:
             await self._find_new(topic, messages)
         if not messages:
@@ -84,11 +85,11 @@ class KafkaPublisher:
         for message in messages:
             extras.append(self._checked(topic, message, messages))  # noqa: PERF401 - takes a frame
         if self._has_delays and not broker.has_delays:
-            is_known = False
+            has_waited = True
             await self._find_new(topic, messages, extras)
         producer = broker.sound_producer()
         if producer is None:
-            is_known = False
+            has_waited = True
             producer = await broker.producer()
         call = Call(producer, topic, messages, until)
         try:
@@ -97,7 +98,7 @@ class KafkaPublisher:
             self._not_sent(call, exc)
             await self._send_rest(producer, call, extras)
         del extras  # else a collector has them to visit until the answer comes
-        if is_known:
+        if not has_waited:
             await call.ended
         else:  # others that were sent before it end later
             ending = broker.loop.call_at(until, producer.late, call)

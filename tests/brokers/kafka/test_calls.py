@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import pytest
+from confluent_kafka import KafkaError
 
-from eventflow.brokers.kafka import _producer
+from eventflow.brokers.kafka import KafkaBroker, _producer
+from eventflow.brokers.kafka._calls import longer
 from eventflow.brokers.kafka._producer import Call, Sender
 from eventflow.brokers.kafka._trust import Trust
 from eventflow.brokers.kafka.publisher import ROOM_S
+from eventflow.errors import PublishTimeoutError
 from eventflow.messaging import Message
 
 if TYPE_CHECKING:
@@ -255,6 +258,42 @@ async def test_one_that_ends_before_others(
         assert not before.done()
     client.tell()
     assert not (await before).has_failed
+
+
+@pytest.mark.virtual_clock
+async def test_a_publish_that_looked_its_topic_up(sender: Sender) -> None:
+    """Ends by its own deadline, and not by that of one that began later and was sent before it."""
+    broker: Any = KafkaBroker("127.0.0.1:1", publish_timeout=6.0)
+    broker.loop, broker.is_open, broker._producer = sender.loop, True, sender
+    broker.topics.add("known")
+
+    async def look_up(topic: str, *, within: float) -> int:
+        await asyncio.sleep(4)
+        broker.topics.add(topic)
+        return 1
+
+    broker.look_up = look_up
+    publisher, loop, ended = broker.publisher(), sender.loop, dict[str, float]()
+
+    async def publish_to(topic: str) -> None:
+        with pytest.raises(PublishTimeoutError):
+            await publisher.publish(topic, Message(b"x"))
+        ended[topic] = loop.time() - began
+
+    began = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publish_to("new"))
+        await asyncio.sleep(3)
+        tasks.create_task(publish_to("known"))
+    assert ended["new"] == pytest.approx(6.0, abs=0.1)
+    assert ended["known"] == pytest.approx(9.0, abs=0.6)
+
+
+def test_how_long_the_next_attempt_takes() -> None:
+    """Twice as long after a time-out, and never so long that who leaves has to wait for it."""
+    late, away = KafkaError(KafkaError._TIMED_OUT), KafkaError(KafkaError._TRANSPORT)
+    assert [longer(seconds, late) for seconds in (0.5, 1.0, 1.5, 2.0)] == [1.0, 2.0, 2.0, 2.0]
+    assert longer(0.5, away) == 0.5
 
 
 async def test_nothing_is_sent_after_the_rest_was_taken_back(
